@@ -1,0 +1,1 @@
+"""The planner: finds cheaper configurations of a network and safe paths to them (PyTorch, desktop)."""
