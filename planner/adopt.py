@@ -1,0 +1,52 @@
+"""Puts the rows of separately compiled paths into one table: versions are numbered anew, nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from safetensors.numpy import save as save_tensors
+
+from planner.candidates import Candidate
+from runtime.chunks import ChunkList
+from runtime.rows import RowTable
+
+K = TypeVar("K", bound=Hashable)
+
+
+def adopt(table: RowTable, chosen: Mapping[K, Candidate]) -> tuple[RowTable, dict[K, Candidate]]:
+    """Join the rows of chosen paths to the plan's table.
+
+    Args:
+        table: Table that all of them were compiled from.
+        chosen: The paths.
+
+    Returns:
+        The joint table, and the paths on it.
+    """
+    joint = table
+    moved: dict[K, ChunkList] = {}
+    for key, path in chosen.items():
+        moved[key] = _renumbered(path.chunks, table, joint)
+        joint = joint.extended(path.rows)
+    return joint, {key: replace(path, table=joint, chunks=moved[key], rows={}) for key, path in chosen.items()}
+
+
+def alternative_file(path: Candidate, compiled_from: RowTable, table: RowTable) -> bytes:
+    """A path that was not chosen as a file of its own: its chunk list, and its rows, which go on from ``table``."""
+    chunks = _renumbered(path.chunks, compiled_from, table)
+    rows = {f"rows/{name}": np.ascontiguousarray(rows) for name, rows in path.rows.items()}
+    return save_tensors({**chunks.arrays(), **rows})
+
+
+def _renumbered(chunks: ChunkList, compiled_from: RowTable, goes_on_from: RowTable) -> ChunkList:
+    """The list with versions beyond ``compiled_from`` shifted behind those of ``goes_on_from``."""
+    first = np.array([compiled_from.versions(name) for name in chunks.layers])[chunks.layer]
+    shift = np.array([goes_on_from.versions(name) for name in chunks.layers])[chunks.layer] - first
+    old, new = (
+        np.where(versions >= first, versions + shift, versions).astype(np.int32)
+        for versions in (chunks.old, chunks.new)
+    )
+    return ChunkList(chunks.layers, chunks.layer, chunks.row, old, new)

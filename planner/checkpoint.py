@@ -1,0 +1,161 @@
+"""Weights on disk: safetensors with string metadata, written all at once, checked when read. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from device_profiles.errors import GeoshiftError
+
+FORMAT = "geoshift.checkpoint/1"
+_OWN_FORMATS = "geoshift."  # other tools use the metadata key "format" too, with words such as "pt"
+
+
+class CheckpointError(GeoshiftError):
+    """A file of weights cannot be written, cannot be read, or does not fit the network."""
+
+
+def save(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Write a network's weights, so that `path` holds either the former file or the whole new one.
+
+    The same weights and metadata give the same bytes.
+
+    Args:
+        path: File to write; its folder has to exist.
+        module: Network whose state is written.
+        metadata: What the weights are: definition, dataset, accuracy, seed, epochs.
+
+    Raises:
+        CheckpointError: A weight is not finite, or the file cannot be written.
+    """
+    state = module.state_dict()
+    for name, tensor in state.items():
+        if bad := _not_finite(tensor):
+            raise CheckpointError(f"{path}: {name} has {bad} values that are not finite; nothing was written")
+    write_tensors(path, state, {**metadata, "format": FORMAT})
+
+
+def load(path: Path, module: nn.Module) -> dict[str, str]:
+    """Read weights into a network; it is changed only if everything in the file fits.
+
+    A safetensors file of another tool is read as well, if the names fit. Half-precision weights are widened.
+
+    Args:
+        path: File to read.
+        module: Network to fill.
+
+    Returns:
+        The file's metadata.
+
+    Raises:
+        CheckpointError: The file cannot be read, is of another format, or a tensor is missing, unexpected, of
+            another shape or dtype, or not finite.
+    """
+    tensors, metadata = read_tensors(path)
+    found_format = metadata.get("format", "")
+    if found_format.startswith(_OWN_FORMATS) and found_format != FORMAT:
+        raise CheckpointError(f"{path}: its format is {found_format!r}, expected {FORMAT!r}")
+    expected = module.state_dict()
+    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path} does not fit {type(module).__name__}: missing {', '.join(missing) or 'none'}; unexpected "
+            f"{', '.join(unexpected) or 'none'}; expected weights of {_definition(metadata, module)}"
+        )
+    module.load_state_dict({name: _fitting(path, name, tensors[name], own) for name, own in expected.items()})
+    return metadata
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write named tensors and metadata as one safetensors file, atomically and reproducibly.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    # clones, since safetensors refuses tensors that share memory, as tied weights do
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    content = _with_sorted_header(safetensors.torch.save(plain, dict(metadata)))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as cause:
+        raise CheckpointError(f"{path} cannot be written: {cause.strerror or cause}") from cause
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read all tensors and the metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: There is no such file, or it is no whole safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError as cause:
+        raise CheckpointError(f"{path}: there is no such file; expected a .safetensors file of weights") from cause
+    except (SafetensorError, OSError) as cause:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {cause}") from cause
+
+
+def _fitting(path: Path, name: str, found: Tensor, own: Tensor) -> Tensor:
+    """A tensor of the file as the network needs it."""
+    if found.shape != own.shape:
+        raise CheckpointError(f"{path}: {name} has shape {list(found.shape)}, expected {list(own.shape)}")
+    half = (torch.float16, torch.bfloat16)
+    if found.dtype != own.dtype and not (own.dtype == torch.float32 and found.dtype in half):
+        raise CheckpointError(
+            f"{path}: {name} is {_word(found.dtype)}, expected {_word(own.dtype)}"
+            + (" or a half-precision type" if own.dtype == torch.float32 else "")
+        )
+    if bad := _not_finite(found):
+        raise CheckpointError(f"{path}: {name} has {bad} values that are not finite, expected none")
+    return found.to(own.dtype)
+
+
+def _not_finite(tensor: Tensor) -> int:
+    return int((~torch.isfinite(tensor)).sum())
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _definition(metadata: Mapping[str, str], module: nn.Module) -> str:
+    if "definition" in metadata:
+        return f"{type(module).__name__}, but the file says it holds {metadata['definition']!r}"
+    return type(module).__name__
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same safetensors file with its header's keys in order; the library writes metadata in random order."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns the data to 8 bytes
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power cut; only POSIX lets a folder be synchronised."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,185 @@
+"""Commands of the desktop side: demo, train, plan."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from device_profiles import loader
+from device_profiles.errors import GeoshiftError
+from runtime.commands import strategies_table
+from runtime.terminal import err, guarded, out, print_json, stages
+
+if TYPE_CHECKING:
+    from planner.datasets import Dataset
+
+ModelDef = Annotated[
+    str, typer.Option("--model-def", "-m", help="digits-cnn, lenet5, or your own package.module:function.")
+]
+Data = Annotated[str, typer.Option("--data", "-d", help="digits, mnist, or your own package.module:function.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Selection = Annotated[int, typer.Option(min=1, help="Training samples put aside to choose on.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+DIGITS_SELECTION = 400
+"""Of 1,297 training digits: fewer would make the confidence bound of a path wider than the guard, more would leave
+too few to train on."""
+
+
+class PlannerUnavailable(GeoshiftError):
+    """A planner command was called in an installation without torch."""
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to the command line."""
+    for command in (demo, train, plan):
+        app.command()(guarded(command))
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to write to.")] = Path("demo-out"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train, plan, verify, walk and compare on real handwritten digits; writes a report. About a minute."""
+    _require_planner()
+    from runtime.report import check_available
+
+    check_available()
+    from planner.demo import run
+
+    with stages() as bar:
+        result = run(output, seed, bar)
+    if as_json:
+        print_json(result.as_json())
+        return
+    out.print(result.modes_table())
+    out.print(strategies_table(msgspec.to_builtins(result.simulation)))
+    out.print(result.story(), soft_wrap=True)
+
+
+def train(
+    model_def: ModelDef = "digits-cnn",
+    data: Data = "digits",
+    output: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint to write.")] = Path("model.safetensors"),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; default: the model's own.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Peak rate; default: the model's own.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Default: the model's own.")] = None,
+    selection: Selection = DIGITS_SELECTION,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network; an interrupted run goes on with --resume."""
+    _require_planner()
+    from planner import models
+    from planner.datasets import split
+    from planner.training import Epoch, recipe_for
+    from planner.training import train as run
+
+    dataset = _load(data)
+    recipe = recipe_for(model_def, dataset.name)
+    fit, held = split(dataset, seed, selection)
+    module = models.build(model_def, seed=seed)
+    with stages() as bar:
+        bar.stage("Training", epochs or recipe.epochs)
+        bar.step("")
+
+        def show(epoch: Epoch) -> None:
+            bar.step(f"loss {epoch.loss:.3f}, selection {epoch.selection_accuracy:.2%}")
+
+        result = run(
+            module,
+            dataset,
+            definition=model_def,
+            epochs=epochs or recipe.epochs,
+            seed=seed,
+            batch_size=batch_size or recipe.batch_size,
+            learning_rate=learning_rate or recipe.learning_rate,
+            out=output,
+            fit_indices=fit,
+            selection_indices=held,
+            weight_decay=recipe.weight_decay,
+            shift=recipe.shift,
+            progress=show,
+            resume=resume,
+        )
+    if as_json:
+        print_json(
+            {
+                "path": str(result.path),
+                "test_accuracy": result.test_accuracy,
+                "selection_accuracy": [epoch.selection_accuracy for epoch in result.epochs],
+                "seconds": result.seconds,
+                "samples": result.samples,
+            }
+        )
+        return
+    out.print(f"{result.path}: {result.test_accuracy:.2%} of the test set right after {len(result.epochs)} epochs")
+
+
+def plan(
+    model_def: ModelDef = "digits-cnn",
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", "-w", help="Checkpoint; without it, --model-def gives a trained network."),
+    ] = None,
+    data: Data = "digits",
+    profile: Annotated[
+        str, typer.Option("--profile", "-p", help="Built-in device profile or YAML file.")
+    ] = "generic-x86",
+    output: Annotated[Path, typer.Option("--out", "-o", help="Directory of the bundle.")] = Path("plan"),
+    selection: Selection = DIGITS_SELECTION,
+    seed: Seed = 0,
+    alternatives: Annotated[bool, typer.Option(help="Keep geodesic paths that were not chosen, to simulate.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Plan all modes and transitions of a device profile and write the bundle."""
+    _require_planner()
+    from planner import checkpoint, models
+    from planner.plan import Options, make_plan
+    from runtime.bundle import read
+    from runtime.inspection import summary
+
+    device = loader.load(profile)
+    module = models.build(model_def, seed=seed)
+    if weights is not None:
+        checkpoint.load(weights, module)
+    elif model_def in models.BUILTIN:
+        raise typer.BadParameter(
+            f"found none, but {model_def} has no weights of its own: train it first with "
+            f"`geoshift train --model-def {model_def} --data {data}`",
+            param_hint="--weights",
+        )
+    options = Options(seed=seed, selection=selection, alternatives=alternatives)
+    dataset = _load(data)
+    with stages() as bar:
+        make_plan(module, model_def, dataset, device, output, options=options, progress=bar, replace=force)
+    if as_json:
+        print_json(summary(read(output)))
+        return
+    out.print(f"{output}: planned; look at it with `geoshift inspect {output}`", soft_wrap=True)
+
+
+def _load(name: str) -> Dataset:
+    from planner import datasets
+
+    return datasets.load(name, progress=lambda line: err.print(line, soft_wrap=True))
+
+
+def _require_planner() -> None:
+    missing = [name for name in ("torch", "torchvision", "onnx", "onnxscript", "sklearn", "scipy") if not _has(name)]
+    if missing:
+        raise PlannerUnavailable(
+            f"this command plans on a desktop: found no {', '.join(missing)}, expected the planner's libraries; "
+            "install them with: pip install 'geoshift[planner,report]'"
+        )
+
+
+def _has(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

@@ -1,0 +1,179 @@
+"""What a finished plan says about itself: measured once, on held-out data that nothing was chosen on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.candidates import Candidate, is_feasible
+from planner.endpoint import EndPoint
+from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
+from planner.network import Network
+from runtime.manifest import CandidateEntry, ModeEntry, TransitionEntry, WaypointEntry
+from runtime.rows import RowTable, State
+from runtime.samples import Samples
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The test set as the evidence uses it.
+
+    Attributes:
+        evaluator: Asks on the whole test set.
+        dense: The dense network's answers.
+        stored: How many of the first samples go into eval.npz.
+        batch: How many of the first samples functional length is measured on.
+    """
+
+    evaluator: Evaluator
+    dense: Answers
+    stored: int
+    batch: int
+
+    def correct(self, answers: Answers) -> int:
+        """Right answers among the stored samples."""
+        return int(answers.right[: self.stored].sum())
+
+    def distance(self, one: Answers, other: Answers) -> float:
+        """Distance of the outputs on the batch."""
+        return Answers(one.outputs[: self.batch], one.right).distance(Answers(other.outputs[: self.batch], other.right))
+
+
+def describe_mode(
+    network: Network, end: EndPoint, state: State, table: RowTable, held: HeldOut, graph: str, description: str
+) -> ModeEntry:
+    """Evidence for a mode."""
+    answers = held.evaluator.at(table, state)
+    return ModeEntry(
+        name=end.mode,
+        description=description,
+        graph=graph,
+        kept={layer.name: tuple(end.kept(layer)) for layer in network.layers if end.removed.get(layer.name)},
+        accuracy=answers.accuracy,
+        correct=held.correct(answers),
+        macs=sum(_share(network, end, name) for name in (layer.name for layer in network.layers)),
+        weight_bytes=_weight_bytes(network, end),
+        divergence=held.distance(answers, held.dense),
+        damping=max((refit.damping for refit in end.refits.values()), default=0.0),
+    )
+
+
+def describe_transition(
+    ends: tuple[str, str],
+    start: State,
+    chosen: Candidate,
+    candidates: list[Candidate],
+    selection: Answers,
+    held: HeldOut,
+    *,
+    max_drop: float,
+    waypoints: int,
+    torn: int,
+    seed: int,
+    files: tuple[str, dict[str, str]],
+) -> TransitionEntry:
+    """Evidence for a transition, in both directions."""
+    table, chunks = chosen.table, chosen.chunks
+    positions = spread_positions(chunks, table, waypoints)
+    cumulative = np.concatenate([[0], chunks.chunk_bytes(table).cumsum()])
+    entries: list[WaypointEntry] = []
+    seen: list[Answers] = []
+    length = 0.0
+    for position, answers in zip(positions, held.evaluator.along(table, start, chunks, positions), strict=True):
+        length += held.distance(answers, seen[-1]) if seen else 0.0
+        seen.append(answers)
+        entries.append(
+            WaypointEntry(
+                position=position,
+                accuracy=answers.accuracy,
+                correct=held.correct(answers),
+                functional_length=length,
+                bytes=int(cumulative[position]),
+            )
+        )
+    end = chunks.state_at(start, len(chunks))
+    for way, begin, salt in ((chunks, start, 0), (chunks.reversed(), end, 1)):
+        tears = random_tears(table, way, torn // 2, seed + salt)
+        seen += held.evaluator.torn(table, begin, way, tears)
+    worst = min(answers.accuracy for answers in seen)
+    return TransitionEntry(
+        from_=ends[0],
+        to=ends[1],
+        strategy=chosen.strategy,
+        path=files[0],
+        alternatives=files[1],
+        chunks=len(chunks),
+        bytes_written=chosen.bytes_written,
+        functional_length=length,
+        min_accuracy=worst,
+        worst_drop_points=100 * (held.dense.accuracy - worst),
+        torn_states=len(seen) - len(entries),
+        waypoints=tuple(entries),
+        candidates=tuple(
+            CandidateEntry(
+                name=one.name,
+                strategy=one.strategy,
+                feasible=is_feasible(one, selection, max_drop),
+                chosen=one is chosen,
+                bytes_written=one.bytes_written,
+                functional_length=one.length,
+                worst_accuracy=one.worst,
+                worst_accuracy_bound=max(one.bound, 0.0),
+                worst_divergence=one.divergence,
+            )
+            for one in candidates
+        ),
+    )
+
+
+def pick_canary(samples: Samples, modes: list[Answers], per_class: int = 3) -> Samples:
+    """Samples that every mode answers right and none easily: of each class those of median margin.
+
+    The easiest samples would pass on damaged weights too, the hardest might fail on sound ones of another machine.
+
+    Args:
+        samples: The selection split.
+        modes: Answers of every mode to them.
+        per_class: Samples of each class; fewer where fewer are right.
+    """
+    margin = np.min([_margin(answers.outputs, samples.labels) for answers in modes], axis=0)
+    picked: list[int] = []
+    for label in np.unique(samples.labels):
+        right = np.flatnonzero((samples.labels == label) & (margin > 0))
+        by_margin = right[np.argsort(margin[right], kind="stable")]
+        middle = max(0, len(by_margin) // 2 - per_class // 2)
+        picked += by_margin[middle : middle + per_class].tolist()
+    return Samples(samples.inputs[picked], samples.labels[picked])
+
+
+def _margin(outputs: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Output of the right class minus the largest other one, shape [N]."""
+    rows = np.arange(len(labels))
+    others = outputs.copy()
+    others[rows, labels] = -np.inf
+    return outputs[rows, labels] - others.max(axis=1)
+
+
+def _share(network: Network, end: EndPoint, name: str) -> int:
+    """Multiply-accumulates of a layer in its compact form, per sample."""
+    layer = network.layer(name)
+    macs = layer.macs * len(end.kept(layer)) // layer.units
+    if layer.reads is not None:
+        before = network.layer(layer.reads)
+        macs = macs * len(end.kept(before)) // before.units
+    return macs
+
+
+def _weight_bytes(network: Network, end: EndPoint) -> int:
+    """Bytes of all weights of the compact network."""
+    total = sum(tensor.numel() for tensor in network.module.state_dict().values())
+    for layer in network.layers:
+        kept_before = layer.columns
+        if layer.reads is not None:
+            kept_before = len(end.kept(network.layer(layer.reads))) * layer.columns_per_unit
+        kept = len(end.kept(layer))
+        total -= layer.units * layer.columns - kept * kept_before
+        total -= (layer.units - kept) if layer.bias is not None else 0
+    return 4 * total

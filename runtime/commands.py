@@ -1,0 +1,195 @@
+"""Commands of the device side: inspect, verify, simulate, profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.table import Table
+
+from device_profiles import Profile, loader
+from runtime.terminal import err, guarded, out, print_json, stages
+
+BundlePath = Annotated[Path, typer.Argument(help="Directory of the plan bundle.")]
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", "-p", help="Built-in device profile or YAML file; default: the plan's own.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to the command line."""
+    for command in (inspect, verify, simulate):
+        app.command()(guarded(command))
+    profiles = typer.Typer(help="Device profiles: list, show, check.", no_args_is_help=True)
+    profiles.command("list")(guarded(profiles_list))
+    profiles.command("show")(guarded(profiles_show))
+    profiles.command("check")(guarded(profiles_check))
+    app.add_typer(profiles, name="profiles")
+
+
+def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
+    """Show what a plan holds: modes, transitions, evidence, cost."""
+    from runtime.bundle import read
+    from runtime.inspection import summary
+
+    data = summary(read(bundle))
+    if as_json:
+        print_json(data)
+        return
+    out.print(_modes_table(data))
+    out.print(_transitions_table(data))
+    out.print(
+        f"{data['size_bytes'] / 1e3:,.0f} kB on disk (dense weights {data['dense_bytes'] / 1e3:,.0f} kB), planned in "
+        f"{data['seconds']:.1f} s and {data['epoch_equivalents']:.2f} epoch-equivalents"
+    )
+
+
+def verify(bundle: BundlePath, profile: ProfileName = None, as_json: AsJson = False) -> None:
+    """Repeat a plan's evidence on this machine; exit status 1 if anything differs."""
+    from runtime.bundle import read
+    from runtime.verification import verify as run
+
+    plan = read(bundle)
+    with stages() as bar:
+        bar.stage("Verifying", len(plan.manifest.modes) + len(plan.transitions))
+        checks = run(plan, _profile(profile, plan.profile), bar.step)
+    failed = [check for check in checks if not check.ok]
+    if as_json:
+        print_json({"ok": not failed, "checks": msgspec.to_builtins(checks)})
+    else:
+        for check in failed:
+            out.print(f"[red]✗[/] {check.name}: {check.detail}")
+        out.print(f"{'[red]✗' if failed else '[green]✓'}[/] {len(checks) - len(failed)} of {len(checks)} checks passed")
+    if failed:
+        raise typer.Exit(1)
+
+
+def simulate(
+    bundle: BundlePath,
+    profile: ProfileName = None,
+    strategies: Annotated[str, typer.Option(help="Comma-separated strategies; default: all.")] = "",
+    bytes_per_increment: Annotated[
+        int | None, typer.Option(min=1, help="Write budget in place of the profile's.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory for report.html and PNGs.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the torn states.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Play every switching strategy through the real engine and compare them."""
+    from runtime.bundle import read
+    from runtime.report import write_report
+    from runtime.simulator import STRATEGIES
+    from runtime.simulator import simulate as run
+
+    names = tuple(name.strip() for name in strategies.split(",")) if strategies else STRATEGIES
+    if unknown := sorted(set(names) - set(STRATEGIES)):
+        raise typer.BadParameter(f"found {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}")
+    plan = read(bundle)
+    with stages() as bar:
+        bar.stage("Simulating", len(names))
+        result = run(
+            plan,
+            _profile(profile, plan.profile),
+            names=names,
+            seed=seed,
+            bytes_per_increment=bytes_per_increment,
+            step=bar.step,
+        )
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+    else:
+        out.print(strategies_table(msgspec.to_builtins(result)))
+        for name, reason in result.left_out.items():
+            out.print(f"{name} left out: {reason}")
+    if output is not None:
+        err.print(f"Report: {write_report(output, plan, result)}", soft_wrap=True)
+
+
+def profiles_list(as_json: AsJson = False) -> None:
+    """List the built-in device profiles."""
+    found = [loader.load(name) for name in loader.builtin_names()]
+    if as_json:
+        print_json([{"name": profile.name, "description": profile.description} for profile in found])
+        return
+    table = Table("profile", "description", box=None)
+    for profile in found:
+        table.add_row(profile.name, profile.description)
+    out.print(table)
+
+
+def profiles_show(profile: Annotated[str, typer.Argument(help="Name or YAML file.")], as_json: AsJson = False) -> None:
+    """Show a device profile with every default filled in."""
+    data = loader.as_builtins(loader.load(profile))
+    if as_json:
+        print_json(data)
+        return
+    out.print_json(data=data)
+
+
+def profiles_check(file: Annotated[str, typer.Argument(help="YAML file to check.")], as_json: AsJson = False) -> None:
+    """Check a device profile; exit status 1 and the reason if it is not valid."""
+    profile = loader.load(file)
+    if as_json:
+        print_json({"ok": True, "name": profile.name, "modes": list(profile.modes)})
+        return
+    out.print(f"[green]✓[/] {profile.name}: modes {', '.join(profile.modes)}")
+
+
+def _profile(name: str | None, default: Profile) -> Profile:
+    return default if name is None else loader.load(name)
+
+
+def _modes_table(data: dict[str, Any]) -> Table:
+    table = Table("mode", "accuracy", "MACs", "of dense", "weights", title="Modes", title_justify="left", box=None)
+    dense = data["modes"][0]["macs"]
+    for mode in data["modes"]:
+        table.add_row(
+            mode["name"],
+            f"{mode['accuracy']:.2%}",
+            f"{mode['macs']:,}",
+            f"{mode['macs'] / dense:.0%}",
+            f"{mode['weight_bytes'] / 1e3:,.0f} kB",
+        )
+    return table
+
+
+def _transitions_table(data: dict[str, Any]) -> Table:
+    table = Table(
+        "transition", "strategy", "worst state", "written", "functional length",
+        title="Transitions (each walkable both ways)", title_justify="left", box=None,
+    )  # fmt: skip
+    for move in data["transitions"]:
+        table.add_row(
+            f"{move['from']} → {move['to']}",
+            move["strategy"],
+            f"{move['min_accuracy']:.2%}",
+            f"{move['bytes_written'] / 1e3:,.1f} kB",
+            f"{move['functional_length']:.3f}",
+        )
+    return table
+
+
+def strategies_table(data: dict[str, Any]) -> Table:
+    """Strategies side by side, the best worst state first."""
+    table = Table(
+        "strategy", "worst state", "mean", "written", "time", "peak weights", "p99", "longest stall",
+        title=f"{' → '.join(data['tour'])} on {data['samples']} held-out samples; C1 answers "
+        f"{data['dense_accuracy']:.2%} right",
+        title_justify="left", box=None,
+    )  # fmt: skip
+    ranked = sorted(data["strategies"].items(), key=lambda item: (-item[1]["min_accuracy"], item[1]["bytes_written"]))
+    for name, result in ranked:
+        table.add_row(
+            name,
+            f"{result['min_accuracy']:.2%}",
+            f"{result['mean_accuracy']:.2%}",
+            f"{result['bytes_written'] / 1e3:,.0f} kB",
+            f"{result['seconds']:.2f} s",
+            f"{result['peak_weight_bytes'] / 1e3:,.0f} kB",
+            f"{result['p99_ms']:.2f} ms",
+            f"{result['longest_stall_ms']:.2f} ms",
+        )
+    return table

@@ -1,0 +1,271 @@
+"""Walks a network from mode to mode, one increment at a time, and says honestly how it ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from device_profiles.schema import Writes
+from runtime.bank import Increment
+from runtime.chunks import ChunkList
+from runtime.engine import Engine, LiveRunner, Runner
+from runtime.errors import Busy, Closed, IllegalEvent
+from runtime.operation import Operation, Outcome, Result
+from runtime.route import Leg
+from runtime.rows import RowTable
+from runtime.table import Event, Phase, after
+
+
+class Plan(Protocol):
+    """What a controller needs to know of the plan it walks."""
+
+    table: RowTable
+
+    def route(self, begin: str, end: str) -> tuple[Leg, ...]:
+        """Legs between two modes."""
+        ...
+
+    def live(self, mode: str) -> LiveRunner:
+        """Fresh live network that stands at a mode."""
+        ...
+
+    def rest(self, mode: str, live: LiveRunner) -> Runner:
+        """What answers once a mode is reached: its compact network, or ``live`` itself."""
+        ...
+
+    def canary(self, runner: Runner) -> str:
+        """Why the runner may not be trusted, or nothing."""
+        ...
+
+
+@dataclass
+class _Account:
+    """Mutable account of one operation, touched by its walking thread alone."""
+
+    operation: Operation
+    chunks: ChunkList
+    position: int = 0
+    written: int = 0
+    begun: float = 0.0
+
+
+class Controller:
+    """The one that decides about the mode of one network.
+
+    Args:
+        plan: Runners and routes.
+        engine: What answers; it must stand at ``mode``.
+        mode: Mode to begin with.
+        writes: Write budget of the device.
+        live: The live runner, when the engine answers from it; None when it answers from a compact one.
+    """
+
+    def __init__(self, plan: Plan, engine: Engine, mode: str, writes: Writes, live: LiveRunner | None) -> None:
+        self._plan = plan
+        self._engine = engine
+        self._mode = mode
+        self._writes = writes
+        self._live = live
+        self._phase = Phase.IDLE
+        self._changed = threading.Condition()
+        self._current: Operation | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def mode(self) -> str:
+        """Mode reached last; during a walk the one it left."""
+        return self._mode
+
+    @property
+    def phase(self) -> Phase:
+        """What the controller is doing."""
+        return self._phase
+
+    def switch(self, target: str) -> Operation:
+        """Begin to walk to another mode.
+
+        Raises:
+            UnknownMode: No path leads there.
+            Busy: Another switch is under way.
+            Closed: The network was closed, or failed.
+        """
+        with self._changed:
+            if self._closed or self._phase is Phase.FAILED:
+                raise Closed(f"switch: the network is {'closed' if self._closed else 'failed'}; open it again")
+            if self._current is not None:
+                raise Busy(
+                    f"switch to {target}: found a switch {self._current.begin} → {self._current.target} under way, "
+                    "expected none; wait for it or cancel it"
+                )
+            legs = self._plan.route(self._mode, target)
+            operation = Operation(self._mode, target, self._handle)
+            if not legs:
+                operation.advance(1.0)
+                operation.finish(Result(Outcome.COMMITTED, target, "", 0.0, 0, 0.0))
+                return operation
+            self._phase = after(self._phase, Event.SWITCH)
+            self._current = operation
+            walk = _Account(operation, ChunkList.join([leg.chunks for leg in legs]), begun=time.monotonic())
+            self._thread = threading.Thread(target=self._run, args=(walk,), name="geoshift-walk", daemon=True)
+            self._thread.start()
+            return operation
+
+    def close(self) -> None:
+        """Stop a walk where it stands and take no more switches; the weights stay on a state of the path."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _handle(self, operation: Operation, event: Event) -> None:
+        """Apply an event that the caller of an operation sends."""
+        with self._changed:
+            if operation is not self._current:
+                raise IllegalEvent(f"{event.value}: the switch {operation.begin} → {operation.target} is over")
+            self._phase = after(self._phase, event)
+            self._changed.notify_all()
+
+    def _event(self, event: Event) -> None:
+        with self._changed:
+            self._phase = after(self._phase, event)
+
+    def _run(self, walk: _Account) -> None:
+        """Walk, verify, and end with one result; runs on a thread of its own."""
+        self._engine.longest_stall_s = 0.0
+        try:
+            live = self._lift()
+            reason = ""
+            while self._write(walk, live, walk.chunks, Phase.WALKING):
+                # Paused or cancelled since the last write: look again.
+                if self._arrive():
+                    reason = self._verify(walk, live)
+                    break
+            if self._phase is Phase.ROLLING_BACK:
+                walk.position = len(walk.chunks) - walk.position
+                if self._write(walk, live, walk.chunks.reversed(), Phase.ROLLING_BACK):
+                    self._rest(self._mode, live)
+                    self._end(walk, Event.RETURN, Outcome.ROLLED_BACK if reason else Outcome.CANCELLED, reason)
+        except Exception as error:  # noqa: BLE001  # a walk must end with a result, whatever a device throws at it
+            self._recover(walk, f"{type(error).__name__}: {error}")
+        if self._current is walk.operation:
+            self._end(walk, None, Outcome.FAILED, "the network was closed during the walk")
+
+    def _lift(self) -> LiveRunner:
+        """Answer from the live network, built anew if a compact one answers now."""
+        if self._live is None:
+            self._live = self._plan.live(self._mode)
+            self._engine.swap(self._live)
+        return self._live
+
+    def _rest(self, mode: str, live: LiveRunner) -> None:
+        """Answer from what a mode rests on."""
+        runner = self._plan.rest(mode, live)
+        self._engine.swap(runner)
+        self._live = live if runner is live else None
+
+    def _write(self, walk: _Account, live: LiveRunner, chunks: ChunkList, phase: Phase) -> bool:
+        """Write increments while ``phase`` lasts; True when the last one is written."""
+        table = self._plan.table
+        interval, due = 1.0 / self._writes.increments_per_second, time.monotonic()
+        for begin, end, size in increments(chunks, table, self._writes.bytes_per_increment, walk.position):
+            if not self._await_turn(phase, due):
+                return False
+            # A walk that was held up does not make up for it by writing faster.
+            due = max(due, time.monotonic() - interval) + interval
+            increment = Increment.gather(table, chunks, begin, end)
+            self._engine.between_jobs(partial(live.bank.write, increment), self._rescue)
+            walk.position = end
+            walk.written += size
+            done = end / len(chunks)
+            walk.operation.advance(done if phase is Phase.WALKING else 1.0 - done)
+        return self._await_turn(phase, 0.0)
+
+    def _await_turn(self, phase: Phase, due: float) -> bool:
+        """Wait until the next increment is due; False when the walk is to turn or end."""
+        with self._changed:
+            while True:
+                left = due - time.monotonic()
+                paused = self._phase is Phase.PAUSED and phase is Phase.WALKING
+                if self._closed or not (paused or self._phase is phase):
+                    return False
+                if not paused and left <= 0:
+                    return True
+                self._changed.wait(None if paused else left)
+
+    def _arrive(self) -> bool:
+        """All is written: verify from now on, unless a pause or a cancellation came first."""
+        with self._changed:
+            if self._phase is not Phase.WALKING:
+                return False
+            self._phase = after(self._phase, Event.ARRIVE)
+            return True
+
+    def _verify(self, walk: _Account, live: LiveRunner) -> str:
+        """Decide by the canary whether the mode counts as reached; the reason why not, or nothing."""
+        target = walk.operation.target
+        reason = self._plan.canary(live)
+        if reason:
+            with self._changed:
+                self._phase = after(self._phase, Event.REJECT)
+            return f"{target}: {reason}"
+        self._rest(target, live)
+        self._mode = target
+        self._end(walk, Event.ACCEPT, Outcome.COMMITTED, "")
+        return ""
+
+    def _rescue(self) -> LiveRunner:
+        """The mode that was left, rebuilt from the bundle in fresh memory."""
+        self._live = self._plan.live(self._mode)
+        return self._live
+
+    def _recover(self, walk: _Account, reason: str) -> None:
+        """After a failed write: give up that memory and rebuild the mode that was left from the bundle."""
+        with self._changed:
+            if self._phase is not Phase.ROLLING_BACK:
+                self._phase = after(self._phase, Event.FAULT)
+        try:
+            self._engine.swap(self._rescue())
+        except Exception as error:  # noqa: BLE001  # the last line of defence: stop answering and say why
+            self._engine.close()
+            self._end(walk, Event.FAULT, Outcome.FAILED, f"{reason}; then {type(error).__name__}: {error}")
+        else:
+            self._end(walk, Event.RETURN, Outcome.ROLLED_BACK, reason)
+
+    def _end(self, walk: _Account, event: Event | None, outcome: Outcome, reason: str) -> None:
+        """Say the final word."""
+        result = Result(
+            outcome=outcome,
+            mode=self._mode,
+            reason=reason,
+            seconds=time.monotonic() - walk.begun,
+            bytes_written=walk.written,
+            longest_stall_ms=self._engine.longest_stall_s * 1e3,
+        )
+        with self._changed:
+            if event is not None:
+                self._phase = after(self._phase, event)
+            self._current = None
+        walk.operation.advance(1.0 if outcome is Outcome.COMMITTED else walk.operation.progress)
+        walk.operation.finish(result)
+
+
+def increments(chunks: ChunkList, table: RowTable, budget: int, begin: int = 0) -> Iterator[tuple[int, int, int]]:
+    """Split a list, from chunk ``begin`` on, into increments of at most ``budget`` bytes and at least one chunk.
+
+    Yields:
+        First chunk, the one after the last, and bytes of each increment.
+    """
+    cumulative = np.concatenate([[0], chunks.chunk_bytes(table).cumsum()])
+    while begin < len(chunks):
+        end = max(begin + 1, int(np.searchsorted(cumulative, cumulative[begin] + budget, side="right")) - 1)
+        yield begin, end, int(cumulative[end] - cumulative[begin])
+        begin = end

@@ -1,0 +1,54 @@
+"""Whether a plan fits a device, asked before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from device_profiles import Profile
+from runtime.bundle import Bundle
+from runtime.errors import BundleError
+from runtime.rows import RowTable
+
+Policy = Literal["in-place", "shadow"]
+
+
+def choose_policy(bundle: Bundle, profile: Profile, policy: str | None = None) -> Policy:
+    """Bank policy for a plan on a device: the one asked for, else the profile's; ``auto`` takes what memory allows.
+
+    Args:
+        bundle: The plan.
+        profile: The device.
+        policy: ``auto``, ``in-place``, ``shadow``, or None for the profile's own.
+
+    Raises:
+        BundleError: The plan does not fit; the text names limit, need and remedy.
+    """
+    origin = f"{bundle.path} on {profile.name}"
+    check_rows(bundle.table, profile, origin)
+    dense = sum(tensor.nbytes for tensor in bundle.tensors.values())
+    moved = sum(layer.row_bytes * layer.units for layer in bundle.table.layers)
+    limit = profile.memory.weights_bytes
+    wanted = policy or profile.bank.policy
+    if wanted not in ("auto", "in-place", "shadow"):
+        raise BundleError(f"{origin}: policy: found {wanted!r}, expected auto, in-place or shadow")
+    if wanted == "auto":
+        wanted = "shadow" if dense + moved <= limit else "in-place"
+    need = dense + (moved if wanted == "shadow" else 0)
+    if need > limit:
+        remedy = "use policy in-place" if dense <= limit and wanted == "shadow" else "plan a smaller network"
+        raise BundleError(f"{origin}: memory.weights_bytes: found {limit}, expected at least {need}; {remedy}")
+    return "shadow" if wanted == "shadow" else "in-place"
+
+
+def check_rows(table: RowTable, profile: Profile, origin: str) -> None:
+    """Check that every row fits one increment of the device.
+
+    Raises:
+        BundleError: One does not; the text names it, the limit and the remedy.
+    """
+    largest = max(table.layers, key=lambda layer: layer.row_bytes, default=None)
+    if largest is not None and largest.row_bytes > profile.writes.bytes_per_increment:
+        raise BundleError(
+            f"{origin}: writes.bytes_per_increment: found {profile.writes.bytes_per_increment}, expected at least "
+            f"{largest.row_bytes}, one row of {largest.name}, which is never written in parts; raise the budget"
+        )

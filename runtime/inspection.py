@@ -1,0 +1,79 @@
+"""A plan in figures, for people and for other tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.bundle import Bundle
+
+
+def summary(bundle: Bundle) -> dict[str, Any]:
+    """What ``geoshift inspect --json`` prints; other tools rely on these keys. Accuracies are fractions."""
+    manifest = bundle.manifest
+    return {
+        "path": str(bundle.path),
+        "schema": manifest.schema,
+        "release": manifest.release,
+        "model": manifest.model.id,
+        "profile": bundle.profile.name,
+        "dataset": manifest.planning.dataset,
+        "seed": manifest.planning.seed,
+        "modes": [
+            {
+                "name": mode.name,
+                "description": mode.description,
+                "accuracy": mode.accuracy,
+                "macs": mode.macs,
+                "weight_bytes": mode.weight_bytes,
+                "divergence": mode.divergence,
+                "removed_units": {
+                    layer.name: layer.units - len(mode.kept[layer.name])
+                    for layer in bundle.table.layers
+                    if layer.name in mode.kept
+                },
+            }
+            for mode in manifest.modes
+        ],
+        "transitions": [
+            {
+                "from": move.entry.from_,
+                "to": move.entry.to,
+                "strategy": move.entry.strategy,
+                "min_accuracy": move.entry.min_accuracy,
+                "worst_drop_points": move.entry.worst_drop_points,
+                "torn_states": move.entry.torn_states,
+                "chunks": move.entry.chunks,
+                "bytes_written": move.entry.bytes_written,
+                "functional_length": move.entry.functional_length,
+                "waypoints": [
+                    {
+                        "position": waypoint.position,
+                        "accuracy": waypoint.accuracy,
+                        "functional_length": waypoint.functional_length,
+                        "bytes": waypoint.bytes,
+                    }
+                    for waypoint in move.entry.waypoints
+                ],
+                "candidates": [
+                    {
+                        "name": one.name,
+                        "strategy": one.strategy,
+                        "feasible": one.feasible,
+                        "chosen": one.chosen,
+                        "worst_accuracy": one.worst_accuracy,
+                        "worst_accuracy_bound": one.worst_accuracy_bound,
+                        "worst_divergence": one.worst_divergence,
+                        "bytes_written": one.bytes_written,
+                        "functional_length": one.functional_length,
+                    }
+                    for one in move.entry.candidates
+                ],
+            }
+            for move in bundle.transitions
+        ],
+        "size_bytes": bundle.size_bytes,
+        "dense_bytes": manifest.model.dense_bytes,
+        "dense_accuracy": manifest.modes[0].accuracy,
+        "epoch_equivalents": manifest.planning.epoch_equivalents,
+        "seconds": manifest.planning.seconds,
+    }

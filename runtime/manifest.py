@@ -1,0 +1,187 @@
+"""The plan's manifest, ``plan.json``: everything about a bundle that is not a tensor or a graph.
+
+The types are the schema; ``docs/bundle.md`` says in words what they must hold.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from runtime.errors import BundleError
+
+SCHEMA: Final = "geoshift.plan/1"
+MAX_MANIFEST_BYTES: Final = 16 << 20
+"""A manifest of a thousand waypoints is about 200 KB; beyond this it is not a manifest."""
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?![\s\S])")]
+Count = Annotated[int, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?![\s\S])")]
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all records share: frozen, named fields, nothing unknown."""
+
+
+class FileEntry(_Record, frozen=True, kw_only=True):
+    """A file of the bundle."""
+
+    sha256: Digest
+    bytes: Count
+
+
+class ModelEntry(_Record, frozen=True, kw_only=True):
+    """The network as the runtime sees it."""
+
+    id: str
+    definition: str
+    input_shape: tuple[int, ...]
+    """Shape of one sample, without the batch axis."""
+    outputs: Annotated[int, Meta(ge=1)]
+    dense_bytes: Count
+    dense_macs: Count
+
+
+class LayerEntry(_Record, frozen=True, kw_only=True):
+    """A moved layer; see ``runtime.rows.MovedLayer``."""
+
+    name: str
+    weight: str
+    bias: str | None
+    shape: tuple[Annotated[int, Meta(ge=1)], ...]
+    reads: str | None
+    columns_per_unit: Annotated[int, Meta(ge=1)]
+
+
+class ModeEntry(_Record, frozen=True, kw_only=True):
+    """A power mode and its evidence on held-out data."""
+
+    name: Name
+    description: str
+    graph: str
+    """File of the compact graph."""
+    kept: dict[str, tuple[Count, ...]]
+    """Units that are present, for every layer that lost any."""
+    accuracy: Fraction
+    """On the whole held-out test set."""
+    correct: Count
+    """Right answers on eval.npz."""
+    macs: Count
+    weight_bytes: Count
+    """Weights of the compact graph."""
+    divergence: NonNegative
+    """Root mean squared distance of the outputs from the dense network's, on the held-out batch."""
+    damping: NonNegative
+    """Damping of the refit that was chosen."""
+
+
+class WaypointEntry(_Record, frozen=True, kw_only=True):
+    """Evidence at one state of a path."""
+
+    position: Count
+    """Chunks written so far."""
+    accuracy: Fraction
+    correct: Count
+    functional_length: NonNegative
+    """How far the outputs have travelled since the start of this transition."""
+    bytes: Count
+    """Bytes written since the start of this transition."""
+
+
+class CandidateEntry(_Record, frozen=True, kw_only=True):
+    """A path that was considered, on the selection split of the training data."""
+
+    name: str
+    strategy: str
+    feasible: bool
+    chosen: bool
+    bytes_written: Count
+    functional_length: NonNegative
+    worst_accuracy: Fraction
+    worst_accuracy_bound: Fraction
+    """Lower 95 % confidence bound of the worst state's accuracy."""
+    worst_divergence: NonNegative
+
+
+class TransitionEntry(_Record, frozen=True, kw_only=True):
+    """A directed move between two modes, walkable both ways."""
+
+    from_: Name = msgspec.field(name="from")
+    to: Name
+    strategy: str
+    path: str
+    """File of the chunk list."""
+    alternatives: dict[str, str]
+    """Strategy to the file of its chunk list, for strategies that cannot be compiled from the two ends."""
+    chunks: Count
+    bytes_written: Count
+    functional_length: NonNegative
+    min_accuracy: Fraction
+    """Over waypoints and torn states, both directions."""
+    worst_drop_points: float
+    """Largest paired loss against the dense network over the same states, in percentage points."""
+    torn_states: Count
+    """Random torn states that were measured, half of them in each direction."""
+    waypoints: tuple[WaypointEntry, ...]
+    candidates: tuple[CandidateEntry, ...]
+
+
+class PlanningEntry(_Record, frozen=True, kw_only=True):
+    """How the plan was made."""
+
+    seed: int
+    seconds: NonNegative
+    epoch_equivalents: NonNegative
+    fit_samples: Count
+    selection_samples: Count
+    test_samples: Count
+    eval_samples: Count
+    dataset: str
+    versions: dict[str, str]
+
+
+class Manifest(_Record, frozen=True, kw_only=True):
+    """The whole of plan.json."""
+
+    schema: Literal["geoshift.plan/1"] = SCHEMA
+    release: Annotated[int, Meta(ge=1)]
+    model: ModelEntry
+    profile: dict[str, Any]
+    preprocessing: dict[str, Any]
+    labels: tuple[str, ...]
+    layers: tuple[LayerEntry, ...]
+    modes: Annotated[tuple[ModeEntry, ...], Meta(min_length=1)]
+    """The dense mode first."""
+    transitions: tuple[TransitionEntry, ...]
+    planning: PlanningEntry
+    files: dict[str, FileEntry]
+
+
+def decode(raw: bytes, origin: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        BundleError: It is not JSON, has another schema, or breaks a rule of the types above.
+    """
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{origin}: found {len(raw)} bytes, expected at most {MAX_MANIFEST_BYTES}")
+    try:
+        schema = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).get("schema")
+        found = msgspec.json.decode(schema) if schema is not None else None
+        if found != SCHEMA:
+            raise BundleError(
+                f"{origin}: schema: found {found!r}, expected {SCHEMA!r}; "
+                "the bundle was made by another version of geoshift: plan again, or use that version"
+            )
+        return msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{origin}: {error}") from error
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Write a manifest, readable and the same for the same content."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"

@@ -1,0 +1,120 @@
+"""A switch under way, as its caller sees it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from runtime.table import Event
+
+
+class Outcome(Enum):
+    """How a switch ended."""
+
+    COMMITTED = "committed"
+    """The mode asked for is reached and its canary was right."""
+    CANCELLED = "cancelled"
+    """Somebody cancelled; the network walked back and is at the mode it left."""
+    ROLLED_BACK = "rolled-back"
+    """Canary or a write failed; the network is at the mode it left."""
+    FAILED = "failed"
+    """The mode it left could not be restored; the network answers no more."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The one final word on a switch.
+
+    Attributes:
+        outcome: How it ended.
+        mode: Mode the network is in now.
+        reason: Why it ended so, in words; empty when it committed.
+        seconds: Duration.
+        bytes_written: Bytes written to weights, there and back.
+        longest_stall_ms: Longest time that an increment kept callers out.
+    """
+
+    outcome: Outcome
+    mode: str
+    reason: str
+    seconds: float
+    bytes_written: int
+    longest_stall_ms: float
+
+
+class Operation:
+    """Handle of a switch; returned at once, while the walk goes on.
+
+    Args:
+        begin: Mode it leaves.
+        target: Mode it should reach.
+        signal: Tells the controller what the caller wants.
+    """
+
+    def __init__(self, begin: str, target: str, signal: Callable[[Operation, Event], None]) -> None:
+        self.begin = begin
+        self.target = target
+        self._signal = signal
+        self._done = threading.Event()
+        self._result: Result | None = None
+        self._progress = 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the path that is behind, 0 to 1; falls again while walking back."""
+        return self._progress
+
+    @property
+    def result(self) -> Result | None:
+        """The final word, or None while it is under way."""
+        return self._result
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Wait for the end.
+
+        Args:
+            timeout: Seconds to wait at most; None waits for as long as it takes.
+
+        Raises:
+            TimeoutError: It is still under way; it goes on.
+        """
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"switch {self.begin} → {self.target}: still under way after {timeout} s")
+        assert self._result is not None
+        return self._result
+
+    def cancel(self) -> None:
+        """Walk back to where it began.
+
+        Raises:
+            IllegalEvent: It is over, verifying, or on its way back already.
+        """
+        self._signal(self, Event.CANCEL)
+
+    def pause(self) -> None:
+        """Stand still on the present state; inference goes on.
+
+        Raises:
+            IllegalEvent: It is not walking.
+        """
+        self._signal(self, Event.PAUSE)
+
+    def resume(self) -> None:
+        """Walk on after a pause.
+
+        Raises:
+            IllegalEvent: It is not paused.
+        """
+        self._signal(self, Event.RESUME)
+
+    def advance(self, progress: float) -> None:
+        """Record how far the walk has come (for the controller)."""
+        self._progress = progress
+
+    def finish(self, result: Result) -> None:
+        """Record the final word, once (for the controller)."""
+        assert self._result is None, "an operation ends once"
+        self._result = result
+        self._done.set()

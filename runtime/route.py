@@ -1,0 +1,56 @@
+"""Which modes to pass on the way from one to another."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.bundle import Transition
+from runtime.chunks import ChunkList
+from runtime.errors import UnknownMode
+from runtime.rows import RowTable
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One transition of a route, forward or back.
+
+    Attributes:
+        begin: Mode it leaves.
+        end: Mode it reaches.
+        chunks: Writes in walking order.
+    """
+
+    begin: str
+    end: str
+    chunks: ChunkList
+
+
+def route(transitions: Sequence[Transition], table: RowTable, begin: str, end: str) -> tuple[Leg, ...]:
+    """Legs from ``begin`` to ``end`` that write the fewest bytes in all (Dijkstra).
+
+    Raises:
+        UnknownMode: No path leads there.
+    """
+    legs: dict[str, list[tuple[int, Leg]]] = {}
+    for transition in transitions:
+        start, stop = transition.ends
+        cost = transition.chunks.total_bytes(table)
+        legs.setdefault(start, []).append((cost, Leg(start, stop, transition.chunks)))
+        legs.setdefault(stop, []).append((cost, Leg(stop, start, transition.chunks.reversed())))
+    # The counter breaks ties by the order of the plan, so that a route is the same on every machine.
+    counter = 0
+    heap: list[tuple[int, int, str, tuple[Leg, ...]]] = [(0, counter, begin, ())]
+    seen: set[str] = set()
+    while heap:
+        spent, _, mode, way = heapq.heappop(heap)
+        if mode == end:
+            return way
+        if mode in seen:
+            continue
+        seen.add(mode)
+        for cost, leg in legs.get(mode, []):
+            counter += 1
+            heapq.heappush(heap, (spent + cost, counter, leg.end, (*way, leg)))
+    raise UnknownMode(f"route: found no path from {begin} to {end}, expected transitions that connect them")

@@ -1,0 +1,223 @@
+"""Runs a graph on weights that stay in NumPy arrays. The one file that imports onnxruntime.
+
+A tensor that moves is a graph input bound to the array it lives in, so that what is written to the array is what the
+next answer is made of: creating a session again would take a second on VGG-11, and constants are copied, packed and
+laid out anew by ONNX Runtime, after which it never looks at the original again. Tensors that never move are given as
+constants for exactly that speed. No file is opened: all memory that runs was handed over here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_profiles.errors import GeoshiftError
+from runtime.errors import BundleError
+from runtime.onnx_file import Slot, read_slots
+
+Array = NDArray[np.generic]
+
+_DTYPES: Final[Mapping[str, type[np.generic]]] = {
+    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8,
+}  # fmt: skip
+_FATAL: Final = 4
+"""ONNX Runtime's log severity; what it has to say about errors comes with its exceptions."""
+
+
+class InputError(GeoshiftError):
+    """An input has the wrong shape or type. Nothing was computed: call again with one that fits."""
+
+
+class InferenceError(GeoshiftError):
+    """ONNX Runtime failed while it computed an answer, for want of memory for instance."""
+
+
+class Weights:
+    """Moved tensors bound to a session; ``Session.bind`` makes them.
+
+    Attributes:
+        arrays: The arrays whose memory the session reads. Writing to them takes effect with the next run.
+    """
+
+    def __init__(self, session: Session, arrays: Mapping[str, Array], values: Mapping[str, Any]) -> None:
+        self.arrays = dict(arrays)
+        self._session = session
+        self._values = dict(values)
+
+
+class Session:
+    """A graph that is ready to run; any number of threads may run it at once.
+
+    Args:
+        model: ONNX file as bytes. Its first input is the sample; all others are weights that move.
+        constants: Arrays for the initializers without data, by name. They are copied: later writes to them have no
+            effect, and their memory may be released. Names the graph does not use are ignored.
+        threads: Threads that compute one answer.
+        origin: What to call the graph in errors.
+
+    Attributes:
+        input_name: Name of the sample.
+        input_shape: Its shape; None where the size is free, as in the batch.
+        input_dtype: Its type.
+        output_name: Name of the answer.
+        output_shape: Its shape, with None as above.
+        weight_names: Names of the tensors that move, in the graph's order.
+        constant_bytes: Bytes of the constants supplied.
+
+    Raises:
+        BundleError: The graph is damaged, not allowed, or its constants are missing or do not fit.
+    """
+
+    def __init__(
+        self, model: bytes, constants: Mapping[str, Array], *, threads: int = 1, origin: str = "graph"
+    ) -> None:
+        slots = read_slots(model, origin)
+        supplied = {name: _checked(name, slot, constants, origin) for name, slot in slots.items()}
+        self.constant_bytes = sum(array.nbytes for array in supplied.values())
+        self._session = _create(model, supplied, threads, origin)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if not inputs or len(outputs) != 1:
+            raise BundleError(
+                f"{origin}: found {len(inputs)} inputs and {len(outputs)} outputs, expected a sample and one answer"
+            )
+        sample, *moved = inputs
+        self.input_name: str = sample.name
+        self.input_shape = _sizes(sample.shape)
+        self.input_dtype = _dtype(sample, origin)
+        self.output_name: str = outputs[0].name
+        if _dtype(outputs[0], origin) != np.float32:
+            raise BundleError(f"{origin}: found an answer of {outputs[0].type}, expected tensor(float)")
+        self.output_shape = _sizes(outputs[0].shape)
+        self._slots = {value.name: Slot(_fixed(value, origin), _dtype(value, origin)) for value in moved}
+        self.weight_names = tuple(self._slots)
+
+    def bind(self, arrays: Mapping[str, Array]) -> Weights:
+        """Bind the tensors that move, without copying them.
+
+        Args:
+            arrays: Every tensor of ``weight_names``, C-contiguous.
+
+        Returns:
+            What ``run`` needs. It keeps the arrays alive.
+
+        Raises:
+            BundleError: A tensor is missing, unknown, or does not fit.
+        """
+        if set(arrays) != set(self._slots):
+            raise BundleError(f"moved tensors: found {sorted(arrays)}, expected {sorted(self._slots)}")
+        values = {}
+        for name, slot in self._slots.items():
+            array = arrays[name]
+            if not slot.fits(array):
+                raise BundleError(f"moved tensor {name!r}: found {array.dtype}{list(array.shape)}, expected {slot}")
+            # of any other array ONNX Runtime would take a copy and miss all later writes
+            if not array.flags.c_contiguous or not array.dtype.isnative:
+                raise BundleError(f"moved tensor {name!r}: found a strided array, expected C order: copy it first")
+            values[name] = _ort().OrtValue.ortvalue_from_numpy(array)
+            assert values[name].data_ptr() == array.ctypes.data, f"{name}: ONNX Runtime copied an array it must share"
+        return Weights(self, arrays, values)
+
+    def run(self, x: Array, weights: Weights) -> NDArray[np.float32]:
+        """Compute the answers to a batch.
+
+        Args:
+            x: Sample in ``input_shape`` and ``input_dtype``.
+            weights: What this session's ``bind`` returned.
+
+        Returns:
+            Fresh array that belongs to the caller.
+
+        Raises:
+            InputError: The sample does not fit.
+            InferenceError: ONNX Runtime failed.
+        """
+        self._check_input(x)
+        assert weights._session is self, "weights are bound to another session"
+        try:
+            # an OrtValue among the feeds is taken as it is: 25 µs a call for a small network, the same as an I/O
+            # binding, which threads could not share; run_with_ort_values takes 70
+            answers = self._session.run([self.output_name], {self.input_name: x, **weights._values})
+        except _ort_errors() as error:
+            raise InferenceError(f"input {list(x.shape)}: ONNX Runtime failed: {error}") from error
+        answer: NDArray[np.float32] = answers[0]
+        return answer
+
+    def _check_input(self, x: Array) -> None:
+        """Refuse what ONNX Runtime would refuse in its own words, or convert."""
+        if not isinstance(x, np.ndarray) or x.dtype != self.input_dtype:
+            found = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+            raise InputError(f"input: found {found}, expected a NumPy array of {self.input_dtype}: use x.astype")
+        expected = self.input_shape
+        fits = x.ndim == len(expected) and all(
+            own == size or (size is None and own > 0) for own, size in zip(x.shape, expected, strict=True)
+        )
+        if not fits:
+            shape = ", ".join("any" if size is None else str(size) for size in expected)
+            raise InputError(f"input: found shape {list(x.shape)}, expected [{shape}] with at least one sample")
+
+
+def _checked(name: str, slot: Slot, constants: Mapping[str, Array], origin: str) -> Array:
+    if name not in constants:
+        raise BundleError(f"{origin}: tensor {name!r}: found none, expected {slot}; the bundle is incomplete")
+    array = constants[name]
+    if not slot.fits(array):
+        raise BundleError(f"{origin}: tensor {name!r}: found {array.dtype}{list(array.shape)}, expected {slot}")
+    return np.ascontiguousarray(array)
+
+
+def _create(model: bytes, constants: Mapping[str, Array], threads: int, origin: str) -> Any:
+    ort = _ort()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _FATAL
+    # a thread that spins between two requests costs 78 % of a core at 20 requests a second, one that sleeps 4 %
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
+    try:
+        if values:
+            options.add_external_initializers(list(constants), values)
+        # the CPU alone: others copy weights that lie in host memory on every run, or want them constant
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except _ort_errors() as error:
+        raise BundleError(f"{origin}: ONNX Runtime refuses it: {error}") from error
+    session.disable_fallback()  # it would print and build another session
+    return session
+
+
+@functools.cache
+def _ort() -> Any:
+    """ONNX Runtime, loaded when it is first needed: reading a plan must not cost its start-up."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(_FATAL)  # it warns of missing GPUs as soon as it is loaded
+    return onnxruntime
+
+
+@functools.cache
+def _ort_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: its own exceptions share no base class but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = [one for one in vars(state).values() if isinstance(one, type) and issubclass(one, Exception)]
+    return (*own, RuntimeError, ValueError, TypeError)
+
+
+def _sizes(shape: list[int | str | None]) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in shape)
+
+
+def _fixed(value: Any, origin: str) -> tuple[int, ...]:
+    if not all(isinstance(size, int) for size in value.shape):
+        raise BundleError(f"{origin}: moved tensor {value.name!r}: found shape {value.shape}, expected fixed sizes")
+    return tuple(value.shape)
+
+
+def _dtype(value: Any, origin: str) -> np.dtype[np.generic]:
+    if value.type not in _DTYPES:
+        raise BundleError(f"{origin}: {value.name!r}: found {value.type}, expected one of {', '.join(_DTYPES)}")
+    return np.dtype(_DTYPES[value.type])

@@ -1,0 +1,130 @@
+"""Laws of rows and chunk lists."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.bank import Increment, InPlaceBank, ShadowBank
+from runtime.chunks import ChunkList
+from runtime.controller import increments
+from runtime.errors import BundleError
+from runtime.rows import BASE, ZERO, same_state
+from tests.runtime.plans import LAYERS, states, table, writes
+
+NAMES = tuple(layer.name for layer in LAYERS)
+
+
+def weights(state):
+    return table().tensors(state)
+
+
+def equal_bits(one, other):
+    return all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+@given(states(), writes())
+def test_every_prefix_is_the_writes_so_far(start, made):
+    chunks = ChunkList.build(NAMES, start, made)
+    for position in range(len(chunks) + 1):
+        expected = {name: versions.copy() for name, versions in start.items()}
+        for k in range(position):
+            expected[NAMES[chunks.layer[k]]][chunks.row[k]] = chunks.new[k]
+        assert same_state(chunks.state_at(start, position), expected)
+
+
+@given(states(), writes())
+def test_writes_that_change_nothing_are_left_out(start, made):
+    chunks = ChunkList.build(NAMES, start, made)
+    assert (chunks.old != chunks.new).all()
+
+
+@given(states(), writes(), st.data())
+def test_the_way_back_passes_the_same_states_and_ends_on_the_same_bits(start, made, data):
+    chunks = ChunkList.build(NAMES, start, made)
+    end = chunks.state_at(start, len(chunks))
+    position = data.draw(st.integers(0, len(chunks)))
+    assert same_state(chunks.state_at(start, position), chunks.reversed().state_at(end, len(chunks) - position))
+    assert equal_bits(weights(chunks.reversed().state_at(end, len(chunks))), weights(start))
+
+
+@given(states(), writes(), st.integers(1, 400), st.sampled_from([InPlaceBank, ShadowBank]))
+def test_walking_in_increments_of_any_size_gives_the_weights_of_the_end_state(start, made, budget, policy):
+    chunks = ChunkList.build(NAMES, start, made)
+    held = []
+
+    def keep(tensors):
+        held.append(tensors)
+        return tensors
+
+    bank = policy(table(), start, keep)
+    sizes = []
+    for begin, end, size in increments(chunks, table(), budget):
+        bank.write(Increment.gather(table(), chunks, begin, end))
+        sizes.append((end - begin, size))
+        with bank.read() as seen:
+            assert equal_bits(seen, weights(chunks.state_at(start, end)))
+    with bank.read() as seen:
+        assert equal_bits(seen, weights(chunks.state_at(start, len(chunks))))
+    assert sum(size for _, size in sizes) == chunks.total_bytes(table())
+    assert all(size <= budget or count == 1 for count, size in sizes)
+
+
+@given(states(), writes().filter(bool), st.data())
+def test_a_torn_chunk_is_repaired_by_writing_it_whole(start, made, data):
+    chunks = ChunkList.build(NAMES, start, made)
+    if not len(chunks):
+        return
+    position = data.draw(st.integers(0, len(chunks) - 1))
+    name = NAMES[chunks.layer[position]]
+    elements = data.draw(st.integers(0, table().layer(name).width))
+    tensors = weights(chunks.state_at(start, position))
+    layer, rows, value = chunks.torn(table(), position, elements)
+    table().write(tensors, layer, rows, value)
+    new = table().rows(name, chunks.row[position : position + 1], chunks.new[position : position + 1])
+    assert (value[0, :elements] == new[0, :elements]).all()
+    table().write(tensors, layer, rows, new)
+    assert equal_bits(tensors, weights(chunks.state_at(start, position + 1)))
+
+
+def test_rows_are_weights_then_bias_and_removed_rows_are_zero():
+    rows = table()
+    state = rows.dense()
+    state["a"][:2] = [ZERO, 2]
+    tensors = rows.tensors(state)
+    assert not tensors["a.weight"][0].any()
+    assert tensors["a.bias"][0] == 0
+    assert (tensors["a.weight"][1].reshape(-1) == rows.pool["a"][0, :-1]).all()
+    assert tensors["a.bias"][1] == rows.pool["a"][0, -1]
+    assert (rows.rows("a", np.array([4], np.int32), np.array([BASE], np.int32))[0, :-1] == tensors["a.weight"][4].reshape(-1)).all()
+
+
+def test_tensors_are_fresh_and_extending_keeps_versions():
+    rows = table()
+    rows.tensors(rows.dense())["b.weight"][:] = 7
+    assert not (rows.tensors(rows.dense())["b.weight"] == 7).any()
+    more = rows.extended({"b": np.ones((1, 5), np.float32)})
+    assert (more.rows("b", np.array([0], np.int32), np.array([rows.versions("b")], np.int32)) == 1).all()
+    assert more.versions("a") == rows.versions("a")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [("layer", 3, "found layer 3"), ("row", 5, "found row 5"), ("new", 8, "found version 8"), ("old", 7, "from version 7")],
+)
+def test_a_list_that_does_not_fit_its_table_is_refused_and_the_chunk_named(field, value, found):
+    start = table().dense()
+    chunks = ChunkList.build(NAMES, start, [("a", 0, 2), ("a", 4, 3), ("b", 1, ZERO)])
+    end = chunks.state_at(start, 3)
+    chunks.check(table(), start, end, "file")
+    getattr(chunks, field)[1] = value
+    with pytest.raises(BundleError, match=found) as error:
+        chunks.check(table(), start, end, "file")
+    assert "file: chunk 1" in str(error.value)
+
+
+def test_a_list_that_stops_short_of_its_mode_is_refused():
+    start = table().dense()
+    chunks = ChunkList.build(NAMES, start, [("a", 0, 2)])
+    with pytest.raises(BundleError, match="off the mode"):
+        chunks.check(table(), start, start, "file")
