@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 
 Path = tuple[str | int, ...]
 
+# Problems whose text a ProfileError spells out: a screenful.
+SHOWN = 20
+
 
 class GeoshiftError(Exception):
     """Base of every error geoshift raises on purpose.
@@ -67,8 +70,8 @@ def describe(value: object) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-def _plain(step: str) -> str:
-    return step if re.fullmatch(r"[\w-]{1,64}", step) else describe(step)
+def _plain(step: object) -> str:
+    return step if isinstance(step, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", step) else describe(step)
 
 
 class ProfileError(GeoshiftError):
@@ -82,8 +85,12 @@ class ProfileError(GeoshiftError):
     def __init__(self, origin: str, *problems: Problem) -> None:
         self.origin = origin
         self.problems = problems
-        super().__init__("\n".join(self._line(problem) for problem in problems))
+        lines = [self._line(problem) for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            lines.append(f"{origin}: and {len(problems) - SHOWN} more; correct these first")
+        super().__init__("\n".join(lines))
 
     def _line(self, problem: Problem) -> str:
         place = self.origin if problem.line is None else f"{self.origin}, line {problem.line}"
-        return f"{place}: {problem.key}: found {problem.found}, expected {problem.expected}; {problem.remedy}"
+        found = problem.found if len(problem.found) <= 200 else f"{problem.found[:197]}..."
+        return f"{place}: {problem.key}: found {found}, expected {problem.expected}; {problem.remedy}"

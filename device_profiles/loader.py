@@ -96,18 +96,20 @@ def parse(text: str, origin: str) -> Profile:
     _limit_size(text, origin)
     try:
         loader = _Loader(text)
-        loader.origin = origin
-        node = loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        found = ", ".join(part for part in (error.problem, error.context) if part)
-        line = mark.line + 1 if mark else 1
-        problem = Problem((), found or "a syntax error", "YAML", "correct the text near this line", line)
-        raise ProfileError(origin, problem) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         found = f"the character U+{ord(text[error.position]):04X}"
         raise ProfileError(origin, Problem((), found, "printable text", "remove it", line)) from error
+    loader.origin = origin
+    try:
+        node = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        found = f"a syntax error ({' '.join(part for part in (error.problem, error.context) if part)})"
+        mark = error.problem_mark or loader.get_mark()
+        raise ProfileError(origin, Problem(loader.path, found, "YAML", "correct this line", mark.line + 1)) from error
+    except (ValueError, OverflowError) as error:  # PyYAML lets those of an escape such as \Uffffffff out
+        found, line = "an escape or a version out of range", loader.get_mark().line + 1
+        raise ProfileError(origin, Problem(loader.path, found, "YAML", "correct this line", line)) from error
     if node is None:
         problem = Problem((), "an empty document", "a mapping", "start from one of the built-in profiles", 1)
         raise ProfileError(origin, problem)
@@ -154,13 +156,13 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # the hook of PyYAML
-        event = self.peek_event()
         outside = self.path
         if isinstance(index, int):
             self.path = (*outside, index)
         elif isinstance(index, yaml.ScalarNode):
             self.path = (*outside, index.value)
         self.depth += 1
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             self.refuse(event, f"the alias *{event.anchor}", "values written out", "repeat the value instead")
         if event.anchor is not None:
@@ -174,7 +176,8 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def refuse(self, event: yaml.Event, found: str, expected: str, remedy: str) -> None:
-        raise ProfileError(self.origin, Problem(self.path, found, expected, remedy, event.start_mark.line + 1))
+        line = event.start_mark.line + 1 if event.start_mark else None
+        raise ProfileError(self.origin, Problem(self.path, found, expected, remedy, line))
 
 
 for _name, (_look, _first, _) in _PLAIN.items():
@@ -222,14 +225,14 @@ def _mismatches(kind: Any, value: object, path: Path) -> Iterator[Problem]:
     inner: list[Problem] = []
     if isinstance(bare, type) and issubclass(bare, msgspec.Struct) and isinstance(value, dict):
         fields = {field.encode_name: field for field in msgspec.structs.fields(bare)}
-        for key in value.keys() - fields.keys():
+        for key in (key for key in value if key not in fields):
             remedy = f"{nearest(key, fields)}correct or remove it"
             inner.append(Problem((*path, key), "an unknown key", f"one of {', '.join(fields)}", remedy))
         for key, field in fields.items():
             if key in value:
                 inner += _mismatches(field.type, value[key], (*path, key))
             elif field.required:
-                inner.append(Problem((*path, key), "no such key", _expected(field.type), f"add {_about(field.type)}"))
+                inner.append(Problem((*path, key), "no such key", _expected(field.type), f"add it{_about(field.type)}"))
     elif get_origin(bare) is dict and isinstance(value, dict):
         for key, item in value.items():
             for part, part_kind in zip((key, item), get_args(bare), strict=True):
@@ -245,20 +248,21 @@ def _mismatches(kind: Any, value: object, path: Path) -> Iterator[Problem]:
         expected = _expected(kind) + (f" and of at most {LARGEST}" if too_large else "")
         # A literal's values are the quoted words of what is expected.
         close = nearest(value, re.findall(r"'([^']*)'", expected)) if isinstance(value, str) else ""
-        yield Problem(path, describe(value), expected, f"{close}give {_about(kind)}")
+        yield Problem(path, describe(value), expected, f"{close}correct it{_about(kind)}")
 
 
 def _fits(kind: Any, value: object) -> bool:
     try:
         msgspec.convert(value, kind)
-    except msgspec.ValidationError:
+        str(value if isinstance(value, str) else "").encode()  # half a surrogate pair is no text
+        return not isinstance(value, float) or math.isfinite(value)
+    except (msgspec.ValidationError, UnicodeEncodeError):
         return False
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _about(kind: Any) -> str:
     notes = [note.description for note in get_args(kind)[1:] if isinstance(note, Meta) and note.description]
-    return notes[-1] if notes else "what is expected"
+    return f" ({notes[-1]})" if notes else ""
 
 
 def _expected(kind: Any) -> str:

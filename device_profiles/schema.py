@@ -75,9 +75,9 @@ class Bank(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "auto: shadow where memory allows it"
         ),
     ] = "auto"
-    snap: Annotated[
-        bool, Meta(description="whether the physically smaller graph is used once a mode is reached")
-    ] = True
+    snap: Annotated[bool, Meta(description="whether the physically smaller graph is used once a mode is reached")] = (
+        True
+    )
 
 
 class Guard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,40 +106,38 @@ class Selector(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     ] = None
     position: Annotated[
         Annotated[int, Meta(ge=-LARGEST, le=LARGEST, extra_json_schema={"not": {"const": 0}})] | None,
-        Meta(
-            description="which of the layers of the role whose units can be removed: 1 is the first, -1 the last"
-        ),
+        Meta(description="which of the layers of the role whose units can be removed: 1 is the first, -1 the last"),
     ] = None
 
 
 class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How many units of the selected layers are removed or restored.
-
-    Under ``remove`` a fraction is of the layer's units in the dense network; under ``restore`` it is of the units
-    that are removed at that point. A count over several layers is divided in proportion to their units.
-    """
+    """How many units of the selected layers are removed or restored: a count or a fraction."""
 
     layer: Annotated[Selector, Meta(description="the layers to change", extra_json_schema=_NAME_OR_ROLE)]
     count: Annotated[
-        Annotated[int, Meta(ge=1, le=LARGEST)] | None, Meta(description="units to remove or restore")
+        Annotated[int, Meta(ge=1, le=LARGEST)] | None,
+        Meta(
+            description="number of units; over several layers, divided in proportion to the units they are taken from"
+        ),
     ] = None
     fraction: Annotated[
         Annotated[float, Meta(gt=0, le=1)] | None,
-        Meta(description="share of each layer: of its dense units to remove, of its removed units to restore"),
+        Meta(
+            description="share of the units of each layer: to remove, of those in the dense network; to restore, of "
+            "those that are removed at that point"
+        ),
     ] = None
 
 
 _Changes = tuple[Annotated[Change, Meta(extra_json_schema=_ONE_OF_COUNT_FRACTION)], ...]
 
 
-class Mode(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename={"from_": "from"}
-):
+class Mode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename={"from_": "from"}):
     """A power mode: another mode and what is removed from it or restored to it. Removals come first."""
 
-    from_: Annotated[
-        ModeName | None, Meta(description="mode this one is made from; the dense mode alone has none")
-    ] = None
+    from_: Annotated[ModeName | None, Meta(description="mode this one is made from; the dense mode alone has none")] = (
+        None
+    )
     remove: Annotated[_Changes, Meta(description="units taken out")] = ()
     restore: Annotated[_Changes, Meta(description="removed units brought back with their dense weights")] = ()
     description: Annotated[str, Meta(description="a line for people")] = ""
@@ -158,14 +156,12 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ]
     description: Annotated[str, Meta(description="a line for people")]
-    threads: Annotated[int, Meta(ge=1, le=LARGEST, description="threads that compute one inference")]
+    threads: Annotated[int, Meta(ge=1, le=1024, description="threads that compute one inference")]
     memory: Annotated[Memory, Meta(description="memory the device spares")]
     writes: Annotated[Writes, Meta(description="pace of writing weights")]
     bank: Annotated[Bank, Meta(description="how live weights are held")]
     guard: Annotated[Guard, Meta(description="the accuracy insisted on")]
-    queue_limit: Annotated[
-        int, Meta(ge=1, le=LARGEST, description="callers that may wait for an answer at once")
-    ] = 64
+    queue_limit: Annotated[int, Meta(ge=1, le=LARGEST, description="callers that may wait for an answer at once")] = 64
     modes: Annotated[dict[ModeName, Mode], Meta(min_length=1, max_length=64, description="power modes by name")]
     transitions: Annotated[
         tuple[tuple[ModeName, ModeName], ...],
@@ -248,13 +244,9 @@ def _change(change: Change, path: Path) -> Iterator[Problem]:
         found = "neither 'name' nor 'role'" if chosen.name is None else "both 'name' and 'role'"
         yield Problem(place, found, "exactly one of them", "choose one layer by name, or layers by role")
     elif chosen.name is not None and chosen.position is not None:
-        yield Problem(
-            (*place, "position"), str(chosen.position), "none beside 'name'", "drop it, or choose by 'role'"
-        )
+        yield Problem((*place, "position"), str(chosen.position), "none beside 'name'", "drop it, or choose by 'role'")
     if chosen.position == 0:
-        yield Problem(
-            (*place, "position"), "0", "1 for the first, 2 for the second, -1 for the last", "count from 1"
-        )
+        yield Problem((*place, "position"), "0", "1 for the first, 2 for the second, -1 for the last", "count from 1")
 
 
 def _transitions(profile: Profile) -> Iterator[Problem]:

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv
 
 from device_profiles.errors import GeoshiftError
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
 from runtime import strategies
 from runtime.chunks import ChunkList
+from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
 from runtime.rows import Floats, RowTable, State
 from runtime.strategies import Compiled, Point
 
 STEPS = (4, 10)
 """Points of the ramps and lines considered. On a network of 300 hidden units a ramp of 21 points was no better than
 one ordered pass, so few points suffice to find out whether a network is different."""
-POSITIONS = 13
-TEARS = 8
+POSITIONS = 9
+TEARS = 4
 CONFIDENCE = 0.95
 
 
@@ -169,7 +169,7 @@ def drop_bound(dense: Answers, other: Answers) -> float:
     lost = max(int(dense.right.sum()) - int(other.right.sum()), 0)
     if lost == len(dense.right):
         return 1.0
-    return float(stats.beta.ppf(CONFIDENCE, lost + 1, len(dense.right) - lost))
+    return float(betaincinv(lost + 1, len(dense.right) - lost, CONFIDENCE))
 
 
 def functional_length(path: Sequence[Answers]) -> float:

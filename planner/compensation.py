@@ -34,6 +34,8 @@ from torch import Tensor
 
 from planner.gram import CompensationError, Statistics, relative
 
+# Of 1e-8 to 1e-1, the one whose held-out error was within 1.5 times the best in all of 24 cases: six removals from each
+# of two digits networks, fitted on 60 or on 1,200 images. At 1e-1 a ridge towards zero has up to 2.9 times the error.
 DAMPING = 1e-3
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -228,19 +228,21 @@ def _as_images(what: str, array: object) -> np.ndarray:
             f"{what} has shape {list(found.shape)}, expected [samples, channels, height, width]; "
             f"a vector per sample is [samples, features, 1, 1]"
         )
-    return np.ascontiguousarray(found, dtype=np.float32)
+    return found.astype(np.float32, copy=False)
 
 
 def _as_labels(what: str, array: object) -> np.ndarray:
     found = np.asarray(array)
     if found.dtype.kind not in "iu":
         raise DatasetError(f"{what} is of dtype {found.dtype}, expected integers: one class index a sample")
-    return np.ascontiguousarray(found, dtype=np.int64)
+    return found.astype(np.int64, copy=False)
 
 
 def _checked(dataset: Dataset) -> Dataset:
-    """The same data set, if every array is what its documentation says."""
+    """The same data set, if every array is what its documentation says; copied where torch could not share it."""
     name, classes = dataset.name, len(dataset.labels)
+    if not isinstance(dataset.labels, tuple) or not all(isinstance(label, str) for label in dataset.labels):
+        raise DatasetError(f"{name}: labels is {dataset.labels!r}, expected a tuple of strings")
     for part in ("train", "test"):
         x, y = getattr(dataset, f"{part}_x"), getattr(dataset, f"{part}_y")
         for field, array, dtype, ndim in ((f"{part}_x", x, np.float32, 4), (f"{part}_y", y, np.int64, 1)):
@@ -268,4 +270,5 @@ def _checked(dataset: Dataset) -> Dataset:
         json.dumps(dataset.preprocessing)
     except (TypeError, ValueError) as cause:
         raise DatasetError(f"{name}: its preprocessing cannot be written as JSON: {cause}") from cause
-    return dataset
+    fields = ("train_x", "train_y", "test_x", "test_y")
+    return replace(dataset, **{field: np.require(getattr(dataset, field), requirements=["C", "W"]) for field in fields})

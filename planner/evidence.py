@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from planner.candidates import Candidate, is_feasible
 from planner.endpoint import EndPoint
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
 from planner.network import Network
+from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
 from runtime.manifest import CandidateEntry, ModeEntry, TransitionEntry, WaypointEntry
 from runtime.rows import RowTable, State
 from runtime.samples import Samples

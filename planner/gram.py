@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +20,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from device_profiles.errors import GeoshiftError
+from planner.cost import CostMeter
 from planner.network import Layer, Network
-
-if TYPE_CHECKING:
-    from planner.cost import CostMeter
 
 # Eliminating from a Gram matrix takes about six matrices of its size: 12 GiB in float64 at this many columns.
 MAX_COLUMNS = 16_384
@@ -179,8 +176,11 @@ def _before(network: Network, name: str) -> fx.GraphModule:
             graph.output(copies[node.all_input_nodes[0]])
             break
         copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.eliminate_dead_code()
-    return fx.GraphModule(network.module, graph)
+    part = fx.GraphModule(network.module, graph)
+    part.graph.eliminate_dead_code()  # branches that lead elsewhere
+    part.delete_all_unused_submodules()
+    part.recompile()
+    return part
 
 
 def _run(part: fx.GraphModule, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from planner.candidates import Candidate
 from planner.cost import CostMeter
 from planner.datasets import Dataset, split
 from planner.endpoint import EndPoint, EndPointSearch
-from runtime.evaluation import Answers, Evaluator
 from planner.evidence import HeldOut, describe_mode, describe_transition, pick_canary
 from planner.export import export_compact, export_live
 from planner.geodesic_path import geodesic_points
@@ -34,9 +33,10 @@ from planner.row_pool import RowPool
 from runtime import bundle as bundles
 from runtime import bundle_files
 from runtime.bundle import BASE, CANARY, EVALUATION, GRAPH, MODES, ROWS
+from runtime.evaluation import Evaluator
 from runtime.fit import check_rows
 from runtime.manifest import LayerEntry, Manifest, ModelEntry, PlanningEntry
-from runtime.rows import Floats, MovedLayer, RowTable, State
+from runtime.rows import Floats, MovedLayer, RowTable
 from runtime.samples import Samples, pack
 from runtime.session import Session
 
@@ -149,9 +149,7 @@ def make_plan(
         )
         compiled = paths.compile_all(table, states[begin], states[stop], geodesics)
         progress.stage(f"Paths {begin} → {stop}", len(compiled))
-        found = paths.measure(
-            chooser, dense_choice, table, states[begin], compiled, options.seed, progress.step
-        )
+        found = paths.measure(chooser, dense_choice, table, states[begin], compiled, options.seed, progress.step)
         chosen = paths.choose(found, dense_choice, max_drop, f"{begin} → {stop}")
         considered[begin, stop] = chosen, found
 
@@ -165,9 +163,7 @@ def make_plan(
         progress.step(name)
         file = f"graphs/{number}-{name}.onnx"
         files[file] = graphs[name]
-        modes.append(
-            describe_mode(network, end, states[name], table, held, file, profile.modes[name].description)
-        )
+        modes.append(describe_mode(network, end, states[name], table, held, file, profile.modes[name].description))
     transitions = []
     for number, ((begin, stop), (_, found)) in enumerate(considered.items()):
         progress.step(f"{begin} → {stop}")
@@ -208,8 +204,12 @@ def make_plan(
         labels=dataset.labels,
         layers=tuple(
             LayerEntry(
-                name=layer.name, weight=layer.weight, bias=layer.bias, shape=layer.shape,
-                reads=layer.reads, columns_per_unit=layer.columns_per_unit,
+                name=layer.name,
+                weight=layer.weight,
+                bias=layer.bias,
+                shape=layer.shape,
+                reads=layer.reads,
+                columns_per_unit=layer.columns_per_unit,
             )
             for layer in layers
         ),  # fmt: skip

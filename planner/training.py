@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,70 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from device_profiles.errors import GeoshiftError
-from planner import checkpoint
+from planner import checkpoint, partial_run
 from planner.datasets import Dataset, fingerprint
+from planner.partial_run import Epoch, TrainingError
+from planner.recipes import Recipe, recipe_for
 
-PARTIAL_FORMAT = "geoshift.training/1"
+__all__ = ["Epoch", "TrainingError", "TrainingInterrupted", "TrainingResult", "accuracy", "recipe_for", "train"]
+
 MOMENTUM = 0.9
 WARM_UP = 0.2  # share of the steps in which the rate rises; the rest lowers it to zero
 EVALUATION_BATCH = 1000
 
 
-class TrainingError(GeoshiftError):
-    """Training cannot begin, cannot be resumed, or diverged."""
-
-
 class TrainingInterrupted(GeoshiftError):
     """Training was stopped from the keyboard; what is done so far can be resumed."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train one network on one data set.
-
-    Attributes:
-        epochs: Passes over the images to fit on.
-        batch_size: Images a step.
-        learning_rate: Its highest value; it rises from zero and returns there.
-        weight_decay: Coefficient of the squared weights in the loss.
-        shift: Each image is moved by up to this many pixels in each direction, anew in each epoch; 0 for none.
-        threads: Threads PyTorch computes with; 0 leaves its own choice.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float = 5e-4
-    shift: int = 0
-    threads: int = 0
-
-
-GENERIC = Recipe(epochs=10, batch_size=64, learning_rate=0.02)
-# Chosen by selection accuracy. Steps of the digits network are too short to share: on two busy cores two threads
-# took 35 s where one took 2 s.
-RECIPES: dict[tuple[str, str], Recipe] = {
-    ("digits-cnn", "digits"): Recipe(epochs=30, batch_size=32, learning_rate=0.1, threads=1),
-    ("lenet5", "mnist"): Recipe(epochs=4, batch_size=128, learning_rate=0.1, shift=2),
-}
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the data came to.
-
-    Attributes:
-        number: Counted from 1.
-        of: Number of epochs in all.
-        loss: Mean cross-entropy over the pass.
-        selection_accuracy: Share of the selection images that are answered correctly after it.
-        seconds: Time it took.
-    """
-
-    number: int
-    of: int
-    loss: float
-    selection_accuracy: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -103,11 +53,6 @@ class TrainingResult:
     resumed_after: int
 
 
-def recipe_for(definition: str, dataset_name: str) -> Recipe:
-    """The recipe measured for this pair, else `GENERIC`."""
-    return RECIPES.get((definition, dataset_name), GENERIC)
-
-
 def train(
     module: nn.Module,
     dataset: Dataset,
@@ -122,7 +67,7 @@ def train(
     selection_indices: np.ndarray,
     weight_decay: float = Recipe.weight_decay,
     shift: int = Recipe.shift,
-    threads: int = Recipe.threads,
+    threads: int | None = None,
     progress: Callable[[Epoch], None] | None = None,
     resume: bool = False,
 ) -> TrainingResult:
@@ -145,7 +90,8 @@ def train(
         selection_indices: Images of `train_x` for the accuracy after each epoch; none of those to fit on.
         weight_decay: Coefficient of the squared weights in the loss.
         shift: Largest random move of an image in pixels.
-        threads: Threads PyTorch computes with, 0 for its own choice. Another number gives other last bits.
+        threads: Threads PyTorch computes with, 0 for its own choice, None for the recipe's. Another number gives other
+            last bits.
         progress: Called after each epoch, when its partial checkpoint is safe.
         resume: Go on from `<out>.partial` instead of starting.
 
@@ -156,6 +102,14 @@ def train(
         TrainingError: An argument or the partial checkpoint does not fit, or the loss is no longer finite.
         TrainingInterrupted: Stopped from the keyboard; says after which epoch and how to go on.
     """
+    if threads is None:
+        threads = recipe_for(definition, dataset.name).threads
+    recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, shift, threads)
+    _check_recipe(recipe, seed)
+    _check_indices(dataset, fit_indices, selection_indices)
+    _check_outputs(module, definition, dataset)
+    if not out.parent.is_dir() or out.is_dir():
+        raise TrainingError(f"{out}: expected a file in a folder that exists; create {out.parent} or choose another")
     partial = out.with_name(f"{out.name}.partial")
     with _threads(threads):
         settings = {
@@ -164,46 +118,40 @@ def train(
             "data": fingerprint(dataset),
             "images to fit on": _digest(fit_indices),
             "selection images": _digest(selection_indices),
-            "fresh weights": _digest(*(tensor.detach().cpu().numpy() for tensor in module.state_dict().values())),
+            "fresh weights": _state_digest(module),
             "seed": str(seed),
-            "epochs": str(epochs),
-            "batch size": str(batch_size),
-            "learning rate": repr(learning_rate),
-            "weight decay": repr(weight_decay),
-            "shift": str(shift),
+            **{name.replace("_", " "): repr(value) for name, value in asdict(recipe).items()},
             "threads": str(torch.get_num_threads()),
         }
-        _check(dataset, out, fit_indices, selection_indices, epochs, seed, batch_size, learning_rate, shift)
         optimizer = torch.optim.SGD(
             module.parameters(), lr=learning_rate, momentum=MOMENTUM, weight_decay=weight_decay, nesterov=True
         )
-        history = _resume(partial, module, optimizer, settings) if resume else _start(partial)
+        history = partial_run.resume(partial, module, optimizer, settings) if resume else partial_run.start(partial)
         resumed_after = len(history)
-        fit_x, fit_y = _tensors(dataset.train_x, dataset.train_y, fit_indices)
+        fit = _tensors(dataset.train_x[fit_indices], dataset.train_y[fit_indices])
+        held = _tensors(dataset.train_x[selection_indices], dataset.train_y[selection_indices])
         try:
             while len(history) < epochs:
                 began = time.perf_counter()
-                number = len(history) + 1
-                loss = _pass(module, optimizer, fit_x, fit_y, number, epochs, seed, batch_size, learning_rate, shift)
-                held_out = accuracy(module, *_tensors(dataset.train_x, dataset.train_y, selection_indices))
-                epoch = Epoch(number, epochs, loss, held_out, time.perf_counter() - began)
-                _keep(partial, module, optimizer, settings, [*history, epoch])
+                loss = _pass(module, optimizer, *fit, recipe, seed, len(history) + 1)
+                right = accuracy(module, *held)
+                epoch = Epoch(len(history) + 1, epochs, loss, right, time.perf_counter() - began)
+                partial_run.keep(partial, module, optimizer, settings, [*history, epoch])
                 history.append(epoch)
                 if progress is not None:
                     progress(epoch)
-            test_accuracy = accuracy(module, torch.from_numpy(dataset.test_x), torch.from_numpy(dataset.test_y))
             result = TrainingResult(
                 path=out,
                 epochs=tuple(history),
-                test_accuracy=test_accuracy,
+                test_accuracy=accuracy(module, *_tensors(dataset.test_x, dataset.test_y)),
                 seconds=sum(epoch.seconds for epoch in history),
                 samples=epochs * len(fit_indices),
                 resumed_after=resumed_after,
             )
             checkpoint.save(out, module, _metadata(settings, result))
+            partial.unlink()
         except KeyboardInterrupt as stop:
-            raise TrainingInterrupted(_interruption(partial, len(history), epochs)) from stop
-    partial.unlink()
+            raise TrainingInterrupted(partial_run.interruption(partial, len(history), epochs)) from stop
     return result
 
 
@@ -223,27 +171,25 @@ def _pass(
     optimizer: torch.optim.SGD,
     images: Tensor,
     labels: Tensor,
-    number: int,
-    epochs: int,
+    recipe: Recipe,
     seed: int,
-    batch_size: int,
-    learning_rate: float,
-    shift: int,
+    number: int,
 ) -> float:
-    """One epoch; returns the mean loss over its images."""
+    """One epoch, counted from 1; returns the mean loss over its images."""
     module.train()
-    steps = math.ceil(len(labels) / batch_size)
-    own, dropout = (int(word) for word in np.random.SeedSequence([seed, number]).generate_state(2))
-    generator = torch.Generator().manual_seed(own)
+    steps = math.ceil(len(labels) / recipe.batch_size)
+    order, dropout = (int(word) for word in np.random.SeedSequence([seed, number]).generate_state(2))
+    generator = torch.Generator().manual_seed(order)
     total = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(dropout)  # dropout draws from the global generator
         # batches of nearly equal size: a last one of a single image would break batch normalisation
         for step, batch in enumerate(torch.randperm(len(labels), generator=generator).tensor_split(steps)):
-            done = (step + 1 + (number - 1) * steps) / (epochs * steps)
-            optimizer.param_groups[0]["lr"] = learning_rate * min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
+            done = (step + 1 + (number - 1) * steps) / (recipe.epochs * steps)
+            rate = recipe.learning_rate * min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
+            optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
-            loss = functional.cross_entropy(module(_shifted(images[batch], shift, generator)), labels[batch])
+            loss = functional.cross_entropy(module(_shifted(images[batch], recipe.shift, generator)), labels[batch])
             loss.backward()
             optimizer.step()
             total += loss.item() * len(batch)
@@ -251,7 +197,7 @@ def _pass(
     if not math.isfinite(mean):
         raise TrainingError(
             f"training diverged in epoch {number}: the loss is {mean}, expected a finite one; lower the learning rate "
-            f"from {learning_rate}"
+            f"from {recipe.learning_rate}"
         )
     return mean
 
@@ -269,72 +215,75 @@ def _shifted(images: Tensor, largest: int, generator: torch.Generator) -> Tensor
     return moved.permute(0, 3, 1, 2).contiguous()
 
 
-def _keep(
-    partial: Path, module: nn.Module, optimizer: torch.optim.SGD, settings: dict[str, str], history: list[Epoch]
-) -> None:
-    """Write the state after an epoch: weights, momentum, settings and history."""
-    tensors = {f"weights.{name}": tensor for name, tensor in module.state_dict().items()}
-    for name, parameter in module.named_parameters():
-        if (momentum := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:
-            tensors[f"momentum.{name}"] = momentum
-    words = {**settings, "format": PARTIAL_FORMAT, "history": json.dumps([asdict(epoch) for epoch in history])}
-    checkpoint.write_tensors(partial, tensors, words)
+def _metadata(settings: dict[str, str], result: TrainingResult) -> dict[str, str]:
+    """What a checkpoint says about itself."""
+    digests = ("data", "images to fit on", "selection images", "fresh weights")
+    return {
+        **{name: value for name, value in settings.items() if name not in digests},
+        "accuracy": repr(result.test_accuracy),
+        "selection accuracy": repr(result.epochs[-1].selection_accuracy),
+    }
 
 
-def _start(partial: Path) -> list[Epoch]:
-    if partial.exists():
-        raise TrainingError(
-            f"{partial} is there from an interrupted run: go on from it with --resume, or delete it to start anew"
-        )
-    return []
+def _check_recipe(recipe: Recipe, seed: int) -> None:
+    least = {"epochs": 1, "batch_size": 1, "shift": 0, "threads": 0, "weight_decay": 0.0}
+    for name, value in {**{name: getattr(recipe, name) for name in least}, "seed": seed}.items():
+        if not least.get(name, 0) <= value < math.inf:
+            raise TrainingError(f"{name.replace('_', ' ')} is {value}, expected {least.get(name, 0)} or more")
+    if not 0 < recipe.learning_rate < math.inf:
+        raise TrainingError(f"learning rate is {recipe.learning_rate}, expected a positive number")
 
 
-def _resume(
-    partial: Path, module: nn.Module, optimizer: torch.optim.SGD, settings: dict[str, str]
-) -> list[Epoch]:
-    """Put weights and momentum back and return the epochs done."""
-    if not partial.exists():
-        raise TrainingError(f"{partial}: there is no interrupted run to resume; run without --resume to start one")
-    tensors, words = checkpoint.read_tensors(partial)
-    if words.get("format") != PARTIAL_FORMAT:
-        raise TrainingError(f"{partial}: its format is {words.get('format')!r}, expected {PARTIAL_FORMAT!r}; delete it")
-    different = [
-        f"{name} is {value}, was {words.get(name)}" for name, value in settings.items() if words.get(name) != value
-    ]
-    if different:
-        raise TrainingError(
-            f"{partial} belongs to another run: {'; '.join(different)}. Use the same arguments, or delete it to start anew"
-        )
-    weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
-    module.load_state_dict(weights)
-    for name, parameter in module.named_parameters():
-        if (momentum := tensors.get(f"momentum.{name}")) is not None:
-            optimizer.state[parameter]["momentum_buffer"] = momentum
-    return [Epoch(**epoch) for epoch in json.loads(words["history"])]
-
-
-def _check(
-    dataset: Dataset,
-    out: Path,
-    fit: np.ndarray,
-    selection: np.ndarray,
-    epochs: int,
-    seed: int,
-    batch_size: int,
-    learning_rate: float,
-    shift: int,
-) -> None:
-    for what, value, least in (("epochs", epochs, 1), ("seed", seed, 0), ("batch size", batch_size, 2), ("shift", shift, 0)):
-        if value < least:
-            raise TrainingError(f"{what} is {value}, expected at least {least}")
-    if not 0 < learning_rate < math.inf:
-        raise TrainingError(f"learning rate is {learning_rate}, expected a positive number")
+def _check_indices(dataset: Dataset, fit: np.ndarray, selection: np.ndarray) -> None:
+    size = len(dataset.train_y)
     for what, indices in (("images to fit on", fit), ("selection images", selection)):
-        if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(dataset.train_y):
-            raise TrainingError(
-                f"{what}: {len(indices)} indices, expected at least one, all within the {len(dataset.train_y)} training images"
-            )
+        if len(indices) == 0 or indices.min() < 0 or indices.max() >= size:
+            raise TrainingError(f"{what}: {len(indices)} indices, expected one or more, each from 0 to {size - 1}")
     if len(common := np.intersect1d(fit, selection)):
-        raise TrainingError(f"{len(common)} images are both to fit on and to select by, expected none: use datasets.split")
-    if not out.parent.is_dir() or out.is_dir():
-        raise TrainingError(f"{out}: expected a file name in a folder that exists; create {out.parent} or choose another")
+        raise TrainingError(f"{len(common)} images are both to fit on and to select by, expected none")
+
+
+def _check_outputs(module: nn.Module, definition: str, dataset: Dataset) -> None:
+    """Find out before an hour's work whether network and data fit."""
+    images = torch.from_numpy(dataset.train_x[:2])
+    module.eval()
+    try:
+        with torch.no_grad():
+            outputs = module(images)
+    except RuntimeError as cause:
+        raise TrainingError(
+            f"{definition} cannot read the images of {dataset.name}, of shape {list(images.shape[1:])}: {cause}"
+        ) from cause
+    found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    expected = [len(images), len(dataset.labels)]
+    if found != expected:
+        raise TrainingError(
+            f"{definition} answers {len(images)} images of {dataset.name} with {found}, expected a tensor of shape "
+            f"{expected}: one output a class"
+        )
+
+
+def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array, dtype=np.int64).data).hexdigest()
+
+
+def _state_digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(np.ascontiguousarray(tensor.numpy(force=True)).tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

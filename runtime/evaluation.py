@@ -50,7 +50,7 @@ class Evaluator:
     """
 
     def __init__(self, session: Session, samples: Samples, count: Callable[[int], None] | None = None) -> None:
-        self._session = session
+        self.session = session
         self.samples = samples
         self._count = count
 
@@ -59,18 +59,18 @@ class Evaluator:
         if self._count is not None:
             self._count(len(self.samples))
         inputs = self.samples.inputs
-        parts = [self._session.run(inputs[i : i + BATCH], weights) for i in range(0, len(inputs), BATCH)]
+        parts = [self.session.run(inputs[i : i + BATCH], weights) for i in range(0, len(inputs), BATCH)]
         outputs = np.concatenate(parts)
         return Answers(outputs, np.argmax(outputs, axis=1) == self.samples.labels)
 
     def at(self, table: RowTable, state: State) -> Answers:
         """Answers in one state."""
-        with InPlaceBank(table, state, self._session.bind).read() as weights:
+        with InPlaceBank(table, state, self.session.bind).read() as weights:
             return self.answers(weights)
 
     def along(self, table: RowTable, start: State, chunks: ChunkList, positions: list[int]) -> Iterator[Answers]:
         """Answers at ascending positions of a path, walked as a device walks it."""
-        bank: InPlaceBank[Weights] = InPlaceBank(table, start, self._session.bind)
+        bank: InPlaceBank[Weights] = InPlaceBank(table, start, self.session.bind)
         done = 0
         for position in positions:
             bank.write(Increment.gather(table, chunks, done, position))
@@ -80,7 +80,7 @@ class Evaluator:
 
     def torn(self, table: RowTable, start: State, chunks: ChunkList, tears: list[tuple[int, int]]) -> Iterator[Answers]:
         """Answers with a chunk half written, for ascending (position, numbers written) pairs."""
-        bank: InPlaceBank[Weights] = InPlaceBank(table, start, self._session.bind)
+        bank: InPlaceBank[Weights] = InPlaceBank(table, start, self.session.bind)
         done = 0
         for position, elements in tears:
             bank.write(Increment.gather(table, chunks, done, position))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -79,21 +80,19 @@ class Session:
         slots = read_slots(model, origin)
         supplied = {name: _checked(name, slot, constants, origin) for name, slot in slots.items()}
         self.constant_bytes = sum(array.nbytes for array in supplied.values())
-        self._session = _create(model, supplied, threads, origin)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if not inputs or len(outputs) != 1:
+        self._session, inputs, outputs = _create(model, supplied, threads, origin)
+        if not inputs or len(outputs) != 1 or outputs[0].dtype(origin) != np.float32:
             raise BundleError(
-                f"{origin}: found {len(inputs)} inputs and {len(outputs)} outputs, expected a sample and one answer"
+                f"{origin}: found inputs {[str(one) for one in inputs]} and outputs {[str(one) for one in outputs]}, "
+                "expected a sample, the weights that move, and one answer of tensor(float)"
             )
         sample, *moved = inputs
-        self.input_name: str = sample.name
-        self.input_shape = _sizes(sample.shape)
-        self.input_dtype = _dtype(sample, origin)
-        self.output_name: str = outputs[0].name
-        if _dtype(outputs[0], origin) != np.float32:
-            raise BundleError(f"{origin}: found an answer of {outputs[0].type}, expected tensor(float)")
-        self.output_shape = _sizes(outputs[0].shape)
-        self._slots = {value.name: Slot(_fixed(value, origin), _dtype(value, origin)) for value in moved}
+        self.input_name = sample.name
+        self.input_shape = sample.sizes
+        self.input_dtype = sample.dtype(origin)
+        self.output_name = outputs[0].name
+        self.output_shape = outputs[0].sizes
+        self._slots = {one.name: one.slot(origin) for one in moved}
         self.weight_names = tuple(self._slots)
 
     def bind(self, arrays: Mapping[str, Array]) -> Weights:
@@ -124,6 +123,9 @@ class Session:
 
     def run(self, x: Array, weights: Weights) -> NDArray[np.float32]:
         """Compute the answers to a batch.
+
+        The same batch on the same weights gives the same bits in every session of the graph, whatever the threads and
+        callers. Another batch size may differ in the last bits where the weight of a linear layer moves.
 
         Args:
             x: Sample in ``input_shape`` and ``input_dtype``.
@@ -170,7 +172,37 @@ def _checked(name: str, slot: Slot, constants: Mapping[str, Array], origin: str)
     return np.ascontiguousarray(array)
 
 
-def _create(model: bytes, constants: Mapping[str, Array], threads: int, origin: str) -> Any:
+@dataclass(frozen=True)
+class _Port:
+    """An input or output as ONNX Runtime describes it."""
+
+    name: str
+    kind: str
+    shape: tuple[int | str | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.kind}"
+
+    @property
+    def sizes(self) -> tuple[int | None, ...]:
+        return tuple(size if isinstance(size, int) else None for size in self.shape)
+
+    def dtype(self, origin: str) -> np.dtype[np.generic]:
+        if self.kind not in _DTYPES:
+            raise BundleError(f"{origin}: {self.name!r}: found {self.kind}, expected one of {', '.join(_DTYPES)}")
+        return np.dtype(_DTYPES[self.kind])
+
+    def slot(self, origin: str) -> Slot:
+        fixed = tuple(size for size in self.shape if isinstance(size, int))
+        if len(fixed) != len(self.shape):
+            raise BundleError(f"{origin}: moved tensor {self.name!r}: found shape {self.shape}, expected fixed sizes")
+        return Slot(fixed, self.dtype(origin))
+
+
+def _create(
+    model: bytes, constants: Mapping[str, Array], threads: int, origin: str
+) -> tuple[Any, list[_Port], list[_Port]]:
+    """The session with its inputs and outputs."""
     ort = _ort()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -181,12 +213,16 @@ def _create(model: bytes, constants: Mapping[str, Array], threads: int, origin: 
     try:
         if values:
             options.add_external_initializers(list(constants), values)
-        # the CPU alone: others copy weights that lie in host memory on every run, or want them constant
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        # the CPU alone: others copy weights that lie in host memory on every run, or want them constant;
+        # falling back would print, and build another session behind our back
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        ports = [
+            [_Port(one.name, one.type, tuple(one.shape)) for one in values]
+            for values in (session.get_inputs(), session.get_outputs())
+        ]
     except _ort_errors() as error:
         raise BundleError(f"{origin}: ONNX Runtime refuses it: {error}") from error
-    session.disable_fallback()  # it would print and build another session
-    return session
+    return session, *ports
 
 
 @functools.cache
@@ -205,19 +241,3 @@ def _ort_errors() -> tuple[type[Exception], ...]:
 
     own = [one for one in vars(state).values() if isinstance(one, type) and issubclass(one, Exception)]
     return (*own, RuntimeError, ValueError, TypeError)
-
-
-def _sizes(shape: list[int | str | None]) -> tuple[int | None, ...]:
-    return tuple(size if isinstance(size, int) else None for size in shape)
-
-
-def _fixed(value: Any, origin: str) -> tuple[int, ...]:
-    if not all(isinstance(size, int) for size in value.shape):
-        raise BundleError(f"{origin}: moved tensor {value.name!r}: found shape {value.shape}, expected fixed sizes")
-    return tuple(value.shape)
-
-
-def _dtype(value: Any, origin: str) -> np.dtype[np.generic]:
-    if value.type not in _DTYPES:
-        raise BundleError(f"{origin}: {value.name!r}: found {value.type}, expected one of {', '.join(_DTYPES)}")
-    return np.dtype(_DTYPES[value.type])

@@ -191,7 +191,7 @@ def _play(
     walks: list[_Walked] = []
     written = 0
     for number, move in enumerate(bundle.transitions):
-        start, end = _ends(bundle, move, name)
+        start, end = ends_of(bundle, move, name)
         if name in ("flip", "reload"):
             for position, state in ((0, start), (1, end)):
                 answers = evaluator.at(bundle.table, state)
@@ -199,7 +199,7 @@ def _play(
                 written += position * _replaced_bytes(bundle, move, name, start, end)
             walks.append(_replace_under_load(bundle, profile, move, name, end))
             continue
-        table, chunks = _compile(bundle, move, name, start, end)
+        table, chunks = compile_strategy(bundle, move, name, start, end)
         cumulative = np.concatenate([[0], chunks.chunk_bytes(table).cumsum()])
         positions = spread_positions(chunks, table, states)
         for position, answers in zip(positions, evaluator.along(table, start, chunks, positions), strict=True):
@@ -228,7 +228,7 @@ def _point(transition: int, position: int, written: int, accuracy: float, *, tor
     return StatePoint(transition=transition, position=position, bytes=written, accuracy=accuracy, torn=torn)
 
 
-def _ends(bundle: Bundle, move: Transition, name: str) -> tuple[State, State]:
+def ends_of(bundle: Bundle, move: Transition, name: str) -> tuple[State, State]:
     """States the transition joins; for ``plain`` those of units zeroed and nothing made up for."""
     start, end = (bundle.states[mode] for mode in move.ends)
     if name != "plain":
@@ -240,7 +240,9 @@ def _plain(state: State) -> State:
     return {layer: np.where(versions == ZERO, ZERO, BASE).astype(np.int32) for layer, versions in state.items()}
 
 
-def _compile(bundle: Bundle, move: Transition, name: str, start: State, end: State) -> tuple[RowTable, ChunkList]:
+def compile_strategy(
+    bundle: Bundle, move: Transition, name: str, start: State, end: State
+) -> tuple[RowTable, ChunkList]:
     """Chunk list of a strategy: the stored one where the plan chose it, else compiled here."""
     if name == move.entry.strategy:
         return bundle.table, move.chunks

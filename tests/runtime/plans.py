@@ -28,9 +28,9 @@ def states() -> st.SearchStrategy[State]:
     """Any state of that table."""
     return st.fixed_dictionaries(
         {
-            layer.name: st.lists(
-                st.integers(0, POOL + POOL_ROWS - 1), min_size=layer.units, max_size=layer.units
-            ).map(lambda versions: np.array(versions, np.int32))
+            layer.name: st.lists(st.integers(0, POOL + POOL_ROWS - 1), min_size=layer.units, max_size=layer.units).map(
+                lambda versions: np.array(versions, np.int32)
+            )
             for layer in LAYERS
         }
     )

@@ -96,7 +96,10 @@ def test_rows_are_weights_then_bias_and_removed_rows_are_zero():
     assert tensors["a.bias"][0] == 0
     assert (tensors["a.weight"][1].reshape(-1) == rows.pool["a"][0, :-1]).all()
     assert tensors["a.bias"][1] == rows.pool["a"][0, -1]
-    assert (rows.rows("a", np.array([4], np.int32), np.array([BASE], np.int32))[0, :-1] == tensors["a.weight"][4].reshape(-1)).all()
+    assert (
+        rows.rows("a", np.array([4], np.int32), np.array([BASE], np.int32))[0, :-1]
+        == tensors["a.weight"][4].reshape(-1)
+    ).all()
 
 
 def test_tensors_are_fresh_and_extending_keeps_versions():
@@ -110,7 +113,12 @@ def test_tensors_are_fresh_and_extending_keeps_versions():
 
 @pytest.mark.parametrize(
     ("field", "value", "found"),
-    [("layer", 3, "found layer 3"), ("row", 5, "found row 5"), ("new", 8, "found version 8"), ("old", 7, "from version 7")],
+    [
+        ("layer", 3, "found layer 3"),
+        ("row", 5, "found row 5"),
+        ("new", 8, "found version 8"),
+        ("old", 7, "from version 7"),
+    ],
 )
 def test_a_list_that_does_not_fit_its_table_is_refused_and_the_chunk_named(field, value, found):
     start = table().dense()

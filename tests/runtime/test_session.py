@@ -12,7 +12,6 @@ from onnx import TensorProto, helper
 import runtime
 from runtime.errors import BundleError
 from runtime.session import InputError, Session
-from tests import tolerances
 from tests.runtime.synthetic import (
     TORN,
     build,
@@ -23,6 +22,9 @@ from tests.runtime.synthetic import (
     state_revealing_model,
     synthetic_model,
 )
+
+FLOAT32_FORWARD = 1e-4
+"""Sums of up to 36 products near 1 in float32, three layers deep, against float64: errors of 1e-6 were seen."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_a_session_says_what_it_reads_and_answers(synthetic, session):
 
 def test_answers_equal_a_forward_pass_in_numpy(synthetic, session):
     answer = session.run(synthetic.sample, session.bind(moved(synthetic)))
-    np.testing.assert_allclose(answer, forward(synthetic.base, synthetic.sample), atol=tolerances.FLOAT32_FORWARD)
+    np.testing.assert_allclose(answer, forward(synthetic.base, synthetic.sample), atol=FLOAT32_FORWARD)
 
 
 def test_what_is_written_to_an_array_is_in_the_next_answer(synthetic, session):
@@ -67,7 +69,7 @@ def test_what_is_written_to_an_array_is_in_the_next_answer(synthetic, session):
     for name in arrays:
         arrays[name][0] = 0
         expected = forward({**synthetic.base, **arrays}, synthetic.sample)
-        np.testing.assert_allclose(session.run(synthetic.sample, weights), expected, atol=tolerances.FLOAT32_FORWARD)
+        np.testing.assert_allclose(session.run(synthetic.sample, weights), expected, atol=FLOAT32_FORWARD)
 
 
 def test_writing_back_gives_the_old_answer_bit_for_bit(synthetic, session):
@@ -204,7 +206,7 @@ REFUSED = {
     "ONNX type 16": lambda model: setattr(model.graph.initializer[0], "data_type", TensorProto.BFLOAT16),
     "two initializers": lambda model: model.graph.initializer.append(model.graph.initializer[0]),
     "ONNX Runtime refuses it": lambda model: setattr(model.graph.node[1], "op_type", "NoSuchOperator"),
-    "1 inputs and 2 outputs": lambda model: (
+    "and outputs .*output.*r3": lambda model: (
         model.graph.output.append(helper.make_tensor_value_info("r3", 1, ["n", 5])),
         model.graph.initializer.extend([external(v.name, [d.dim_value for d in v.type.tensor_type.shape.dim])
                                         for v in model.graph.input[1:]]),

@@ -95,7 +95,10 @@ def test_ramp_moves_readers_in_steps_and_units_once():
 
 def test_waypoints_write_rows_that_only_move_in_between():
     start, end = start_and_end()
-    point = {layer.name: table().rows(layer.name, np.arange(layer.units, dtype=np.int32), start[layer.name]) for layer in LAYERS}
+    point = {
+        layer.name: table().rows(layer.name, np.arange(layer.units, dtype=np.int32), start[layer.name])
+        for layer in LAYERS
+    }
     point["a"] = point["a"].copy()
     point["a"][1] += 1  # row 1 of a is the same at both ends
     path = strategies.waypoints(table(), start, end, [point])

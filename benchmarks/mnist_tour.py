@@ -1,0 +1,231 @@
+"""LeNet-5 on MNIST walks C1 → C2 → C3 → C4 → C1 and back: how bad does the worst state get?
+
+C2 lacks half of conv1's filters, C3 a quarter of fc1's units as well, C4 has half of the removed filters again. Units,
+damping and paths are chosen on 5,000 training images that the network was not fitted on; the 10,000 test images are
+read for the figures alone. The rivals walk between the same ends, through the same kinds of states.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from benchmarks.frame import Claim, Findings, main
+from device_profiles import Profile, loader
+from planner import checkpoint, models
+from planner.datasets import Dataset, cache_directory, load, split
+from planner.plan import Options, make_plan
+from planner.training import recipe_for, train
+from runtime.bundle import Bundle, Transition, read
+from runtime.chunks import ChunkList
+from runtime.compact import pack
+from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
+from runtime.rows import RowTable, State
+from runtime.samples import Samples
+from runtime.session import Session
+from runtime.simulator import compile_strategy, ends_of
+
+MODEL, DATA, PROFILE = "lenet5", "mnist", "generic-x86"
+RIVALS = ("naive", "zero-first", "linear", "ramp", "geodesic", "plain")
+WAYPOINTS = 13
+RANDOM_STATES = 100
+RIVAL_STATES = 24
+console = Console(stderr=True)
+
+
+def run(quick: bool) -> Findings:
+    """Measure; quick: one seed on digits."""
+    seeds = [0] if quick else [0, 1, 2]
+    model, data, selection = ("digits-cnn", "digits", 400) if quick else (MODEL, DATA, 5000)
+    dataset = load(data)
+    profile = loader.load(PROFILE)
+    per_seed = []
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            module = trained(model, dataset, seed, selection)
+            make_plan(
+                module, model, dataset, profile, Path(folder) / "plan", options=Options(seed=seed, selection=selection)
+            )
+            bundle = read(Path(folder) / "plan")
+            per_seed.append(measure(bundle, profile, dataset, module, seed, 10 if quick else RANDOM_STATES))
+            shutil.rmtree(folder, ignore_errors=True)
+    return findings(seeds, per_seed)
+
+
+def trained(model: str, dataset: Dataset, seed: int, selection: int) -> torch.nn.Module:
+    """The trained network; its checkpoint is kept in the cache, so that a second run measures the same weights."""
+    recipe = recipe_for(model, dataset.name)
+    module = models.build(model, seed=seed)
+    path = cache_directory() / "benchmarks" / f"{model}-{dataset.name}-{selection}-seed{seed}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fit, held = split(dataset, seed, selection)
+        console.print(f"training {model}, seed {seed}")
+        train(
+            module, dataset, definition=model, epochs=recipe.epochs, seed=seed, batch_size=recipe.batch_size,
+            learning_rate=recipe.learning_rate, out=path, fit_indices=fit, selection_indices=held,
+            weight_decay=recipe.weight_decay, shift=recipe.shift,
+        )  # fmt: skip
+        module = models.build(model, seed=seed)
+    checkpoint.load(path, module)
+    return module.eval()
+
+
+def measure(
+    bundle: Bundle, profile: Profile, dataset: Dataset, module: torch.nn.Module, seed: int, random_states: int
+) -> dict:
+    """All figures of one seed."""
+    test = Samples(dataset.test_x, dataset.test_y)
+    session = Session(bundle.graph, bundle.constants, threads=profile.threads)
+    evaluator = Evaluator(session, test)
+    dense = evaluator.at(bundle.table, bundle.table.dense())
+    tour = {}
+    for name in ("planned", *RIVALS):
+        worst = {"waypoints": dense.accuracy, "torn": dense.accuracy}
+        accuracies, written = [], 0
+        for move in bundle.transitions:
+            console.print(f"seed {seed}: {name} {' → '.join(move.ends)}")
+            start, end = ends_of(bundle, move, name)
+            table, chunks = (bundle.table, move.chunks) if name == "planned" else compile_strategy(
+                bundle, move, name, start, end
+            )  # fmt: skip
+            count = random_states if name == "planned" else min(RIVAL_STATES, random_states)
+            whole, torn = states(evaluator, table, start, end, chunks, count, seed)
+            accuracies += [answers.accuracy for answers in whole]
+            worst["waypoints"] = min([worst["waypoints"], *(answers.accuracy for answers in whole)])
+            worst["torn"] = min([worst["torn"], *(answers.accuracy for answers in torn)])
+            written += chunks.total_bytes(table)
+        tour[name] = {
+            "worst_state_drop_points": 100 * (dense.accuracy - worst["waypoints"]),
+            "worst_torn_drop_points": 100 * (dense.accuracy - worst["torn"]),
+            "bytes_written": written,
+            "accuracies": accuracies,
+        }
+    return {
+        "seed": seed,
+        "dense_accuracy": dense.accuracy,
+        "modes": {mode.name: {"accuracy": mode.accuracy, "macs": mode.macs} for mode in bundle.manifest.modes},
+        "strategies": {" → ".join(move.ends): move.entry.strategy for move in bundle.transitions},
+        "dense_bytes": bundle.manifest.model.dense_bytes,
+        "size_bytes": bundle.size_bytes,
+        "epoch_equivalents": bundle.manifest.planning.epoch_equivalents,
+        "planning_seconds": bundle.manifest.planning.seconds,
+        "tour": tour,
+        "torch_difference": torch_difference(bundle, evaluator, module),
+        "compact_difference": compact_difference(bundle, evaluator, profile),
+    }
+
+
+def states(
+    evaluator: Evaluator, table: RowTable, start: State, end: State, chunks: ChunkList, count: int, seed: int
+) -> tuple[list[Answers], list[Answers]]:
+    """Answers at waypoints, and at ``count`` random torn states, half of them on the way back."""
+    whole = list(evaluator.along(table, start, chunks, spread_positions(chunks, table, WAYPOINTS)))
+    torn: list[Answers] = []
+    # A seed of its own: the torn states are not those that the planner looked at.
+    for way, begin, salt in ((chunks, start, 1000), (chunks.reversed(), end, 2000)):
+        torn += evaluator.torn(table, begin, way, random_tears(table, way, count // 2, seed + salt))
+    return whole, torn
+
+
+def torch_difference(bundle: Bundle, evaluator: Evaluator, module: torch.nn.Module) -> float:
+    """Largest difference between ONNX Runtime and PyTorch over all waypoints, relative to the largest output."""
+    few = Evaluator(evaluator.session, evaluator.samples.take(500))
+    worst = 0.0
+    for state in waypoint_states(bundle.transitions, bundle):
+        tensors = {**bundle.tensors, **bundle.table.tensors(state)}
+        weights = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
+        with torch.no_grad():
+            own = torch.func.functional_call(module, weights, (torch.from_numpy(few.samples.inputs),)).numpy()
+        worst = max(worst, relative(few.at(bundle.table, state).outputs, own))
+    return worst
+
+
+def compact_difference(bundle: Bundle, evaluator: Evaluator, profile: Profile) -> float:
+    """Largest difference between a mode's compact graph and its masked dense network."""
+    worst = 0.0
+    for mode, state in bundle.states.items():
+        compact = Session(bundle.compact[mode], pack(bundle, mode), threads=profile.threads)
+        small = Evaluator(compact, evaluator.samples).answers(compact.bind({}))
+        worst = max(worst, relative(small.outputs, evaluator.at(bundle.table, state).outputs))
+    return worst
+
+
+def waypoint_states(transitions: Iterable[Transition], bundle: Bundle) -> Iterable[State]:
+    """States at all stored waypoints."""
+    for move in transitions:
+        for waypoint in move.entry.waypoints:
+            yield move.chunks.state_at(bundle.states[move.ends[0]], waypoint.position)
+
+
+def relative(one: np.ndarray, other: np.ndarray) -> float:
+    """Largest difference over the largest output, at least 1."""
+    return float(np.abs(one - other).max() / max(1.0, float(np.abs(other).max())))
+
+
+def findings(seeds: list[int], per_seed: list[dict]) -> Findings:
+    """Claims, rivals and picture."""
+
+    def claim(name: str, unit: str, op: str, bar: float, values: list[float]) -> Claim:
+        worst = max(values) if op == "<=" else min(values)
+        return Claim(name, worst, unit, op, bar, values)
+
+    planned = [one["tour"]["planned"] for one in per_seed]
+    claims = [
+        claim("c1_accuracy", "fraction", ">=", 0.99, [one["dense_accuracy"] for one in per_seed]),
+        claim("worst_state_drop_points", "points", "<=", 0.5, [one["worst_state_drop_points"] for one in planned]),
+        claim("worst_torn_drop_points", "points", "<=", 0.5, [one["worst_torn_drop_points"] for one in planned]),
+        claim(
+            "bytes_written_ratio", "of dense weights", "<=", 1.0,
+            [one["tour"]["planned"]["bytes_written"] / one["dense_bytes"] for one in per_seed],
+        ),
+        claim("torch_difference", "of largest output", "<=", 1e-4, [one["torch_difference"] for one in per_seed]),
+        claim("compact_difference", "of largest output", "<=", 1e-4, [one["compact_difference"] for one in per_seed]),
+    ]  # fmt: skip
+    rivals = {
+        name: {
+            key: [one["tour"][name][key] for one in per_seed]
+            for key in ("worst_state_drop_points", "worst_torn_drop_points", "bytes_written")
+        }
+        for name in RIVALS
+    }
+    data = {"per_seed": [{**one, "tour": {"planned": one["tour"]["planned"]}} for one in per_seed]}
+    return Findings(seeds, claims, rivals, data, picture(per_seed))
+
+
+def picture(per_seed: list[dict]) -> Figure:
+    """Drop against C1 along the tour, planned beside its rivals; one line a seed."""
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    all_axis, close_axis = figure.subplots(2, 1, sharex=True)
+    palette = ("#000000", "#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7")
+    colors = dict(zip(("planned", *RIVALS), palette, strict=True))
+    for axis in (all_axis, close_axis):
+        for name, color in colors.items():
+            for number, one in enumerate(per_seed):
+                accuracies = one["tour"][name]["accuracies"]
+                drops = 100 * (one["dense_accuracy"] - np.array(accuracies))
+                axis.plot(
+                    np.linspace(0, 4, len(drops)), drops, color=color, lw=2 if name == "planned" else 1,
+                    label=name if number == 0 else None, zorder=3 if name == "planned" else 2,
+                )  # fmt: skip
+        axis.axhline(0.5, color="0.5", ls=":", lw=1)
+        axis.set_ylabel("points below C1")
+        axis.invert_yaxis()
+    close_axis.set_ylim(3, -0.5)
+    close_axis.set_title("the same, close to C1; the dotted line is the bar of 0.5 points", fontsize=10)
+    close_axis.set_xticks(range(5), ["C1", "C2", "C3", "C4", "C1"])
+    all_axis.set_title("Accuracy on 10,000 test images while weights are rewritten from mode to mode", fontsize=11)
+    all_axis.legend(ncols=4, fontsize=9, loc="lower right")
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main("mnist_tour", run))

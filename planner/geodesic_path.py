@@ -1,0 +1,2 @@
+def geodesic_points(*a, **k):
+    return {}

@@ -1,0 +1,248 @@
+"""A bundle at work: modes, switches, routes, cancellation, refusals."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import geoshift
+from runtime import bundle as bundles
+from runtime.errors import BundleError, Busy, Closed, IllegalEvent, UnknownMode
+from runtime.net import Net
+from runtime.operation import Outcome
+from runtime.session import InputError
+from runtime.table import Phase
+from runtime.verification import verify
+from tests.runtime.bundles import TOUR, profile, write_bundle
+from tests.runtime.synthetic import forward
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "plan")
+
+
+@pytest.fixture(params=["in-place", "shadow"])
+def net(path, request):
+    with geoshift.open(path, policy=request.param) as opened:
+        yield opened
+
+
+def expected(net, mode, x):
+    tensors = {**net.bundle.tensors, **net.bundle.table.tensors(net.bundle.states[mode])}
+    return forward(tensors, x)
+
+
+def test_every_mode_answers_as_its_weights_say(net):
+    x = net.bundle.evaluation.inputs[:50]
+    for mode in TOUR[1:]:
+        result = net.switch(mode).wait(30)
+        assert (result.outcome, result.mode, net.mode) == (Outcome.COMMITTED, mode, mode)
+        np.testing.assert_allclose(net.infer(x), expected(net, mode, x), atol=1e-4)
+
+
+def test_a_switch_reports_its_bytes_and_ends_at_full_progress(net):
+    operation = net.switch("C2")
+    result = operation.wait(30)
+    assert result.bytes_written == net.bundle.transitions[0].entry.bytes_written
+    assert operation.progress == 1.0
+    assert result.reason == ""
+
+
+def test_switching_to_the_present_mode_is_done_at_once(net):
+    result = net.switch("C1").wait(0)
+    assert (result.outcome, result.bytes_written) == (Outcome.COMMITTED, 0)
+
+
+def test_a_mode_without_a_direct_path_is_reached_by_the_cheapest_route(net):
+    net.switch("C2").wait(30)
+    net.switch("C1").wait(30)  # the way back of C1 → C2
+    assert net.mode == "C1"
+    back = net.bundle.transitions[2].entry.bytes_written  # C3 → C1, walked backwards
+    assert net.switch("C3").wait(30).bytes_written == back
+
+
+def slow(path, policy="in-place", **changes):
+    """A network whose next increment is due in an hour: the walk stands after its first one."""
+    device = profile(writes__increments_per_second=1 / 3600, **changes)
+    return Net(bundles.read(path), device, policy)
+
+
+def until_first_increment(operation):
+    while operation.progress == 0.0:
+        threading.Event().wait(0.001)
+
+
+def test_a_second_switch_is_refused_and_changes_nothing(path):
+    with slow(path) as net:
+        first = net.switch("C2")
+        with pytest.raises(Busy, match="C1 → C2 under way"):
+            net.switch("C3")
+        until_first_increment(first)
+        assert (net.mode, net.phase) == ("C1", Phase.WALKING)
+        assert first.result is None
+
+
+@pytest.mark.parametrize("policy", ["in-place", "shadow"])
+def test_cancelling_walks_back_to_the_same_bits(path, policy):
+    device = profile(writes__increments_per_second=20.0, bank__snap=False)
+    with Net(bundles.read(path), device, policy) as net:
+        x = net.bundle.evaluation.inputs[:20]
+        before = net.infer(x)
+        operation = net.switch("C3")
+        until_first_increment(operation)
+        operation.cancel()
+        result = operation.wait(30)
+        assert (result.outcome, result.mode, net.phase) == (Outcome.CANCELLED, "C1", Phase.IDLE)
+        assert net.infer(x).tobytes() == before.tobytes()
+        assert net.switch("C2").wait(30).outcome is Outcome.COMMITTED
+
+
+def test_a_paused_walk_stands_still_and_answers(path):
+    with Net(bundles.read(path), profile(writes__increments_per_second=20.0), "in-place") as net:
+        operation = net.switch("C2")
+        until_first_increment(operation)
+        operation.pause()
+        assert net.phase is Phase.PAUSED
+        at = operation.progress
+        net.infer(net.bundle.evaluation.inputs[:3])
+        with pytest.raises(IllegalEvent, match="paused"):
+            operation.pause()
+        with pytest.raises(TimeoutError, match="still under way"):
+            operation.wait(0.2)
+        assert operation.progress <= at + 0.2  # one increment may have been on its way
+        operation.resume()
+        assert operation.wait(30).outcome is Outcome.COMMITTED
+
+
+def test_a_finished_switch_cannot_be_cancelled(net):
+    operation = net.switch("C2")
+    operation.wait(30)
+    with pytest.raises(IllegalEvent, match="is over"):
+        operation.cancel()
+    assert net.mode == "C2"
+
+
+def test_an_unknown_mode_is_named_with_those_there_are(net):
+    with pytest.raises(UnknownMode, match="'C9', expected one of C1, C2, C3"):
+        net.switch("C9")
+    assert net.phase is Phase.IDLE
+
+
+@pytest.mark.parametrize(
+    ("x", "found"),
+    [
+        (np.zeros((1, 1, 4, 5), np.float32), r"\[1, 1, 4, 5\]"),
+        (np.zeros((1, 1, 4, 4), np.float64), "float64"),
+        (np.zeros((0, 1, 4, 4), np.float32), r"\[0, 1, 4, 4\]"),
+        ([[1.0]], "list"),
+    ],
+)
+def test_a_wrong_input_is_refused_and_the_next_one_answered(net, x, found):
+    with pytest.raises(InputError, match=found):
+        net.infer(x)
+    assert net.infer(np.zeros((2, 1, 4, 4), np.float32)).shape == (2, 3)
+
+
+def test_a_closed_network_says_so(path):
+    net = geoshift.open(path)
+    net.close()
+    net.close()
+    with pytest.raises(Closed, match="open it again"):
+        net.infer(np.zeros((1, 1, 4, 4), np.float32))
+    with pytest.raises(Closed, match="open it again"):
+        net.switch("C2")
+
+
+def test_closing_during_a_walk_ends_it_with_a_result(path):
+    net = slow(path)
+    operation = net.switch("C2")
+    until_first_increment(operation)
+    net.close()
+    result = operation.wait(30)
+    assert (result.outcome, result.reason) == (Outcome.FAILED, "the network was closed during the walk")
+
+
+def test_the_canary_sends_a_bad_arrival_back(path, monkeypatch):
+    with geoshift.open(path, policy="in-place") as net:
+        before = net.infer(net.bundle.evaluation.inputs[:20])
+        monkeypatch.setattr(net._plan, "canary", lambda runner: "canary: found 3 right answers, expected 16")
+        result = net.switch("C2").wait(30)
+        assert (result.outcome, result.mode) == (Outcome.ROLLED_BACK, "C1")
+        assert result.reason == "C2: canary: found 3 right answers, expected 16"
+        assert net.infer(net.bundle.evaluation.inputs[:20]).tobytes() == before.tobytes()
+        monkeypatch.undo()
+        assert net.switch("C2").wait(30).outcome is Outcome.COMMITTED
+
+
+@pytest.mark.parametrize("policy", ["in-place", "shadow"])
+@pytest.mark.parametrize("failing", [0, 2])
+def test_a_write_that_fails_half_way_leaves_the_mode_it_left(path, monkeypatch, policy, failing):
+    device = profile(bank__snap=False)
+    with Net(bundles.read(path), device, policy) as net:
+        before = net.infer(net.bundle.evaluation.inputs[:20])
+        sound, calls = net.bundle.table.write, []
+
+        def write(tensors, name, rows, values):
+            calls.append(name)
+            if len(calls) == failing + 1:
+                sound(tensors, name, rows[:1], values[:1])
+                raise OSError("weight memory: bus error")
+            sound(tensors, name, rows, values)
+
+        monkeypatch.setattr(net.bundle.table, "write", write)
+        result = net.switch("C2").wait(30)
+        assert (result.outcome, result.mode, net.phase) == (Outcome.ROLLED_BACK, "C1", Phase.IDLE)
+        assert "bus error" in result.reason
+        assert net.infer(net.bundle.evaluation.inputs[:20]).tobytes() == before.tobytes()
+
+
+def test_a_network_that_cannot_be_restored_stops_answering(path, monkeypatch):
+    with geoshift.open(path, policy="in-place") as net:
+        live = net._plan.live
+
+        def broken(mode):
+            runner = live(mode)
+            monkeypatch.setattr(runner.bank, "write", lambda increment: (_ for _ in ()).throw(OSError("bus error")))
+            monkeypatch.setattr(net._plan, "live", lambda mode: (_ for _ in ()).throw(MemoryError("no memory")))
+            return runner
+
+        monkeypatch.setattr(net._plan, "live", broken)
+        result = net.switch("C2").wait(30)
+        assert result.outcome is Outcome.FAILED
+        assert "no memory" in result.reason
+        assert net.phase is Phase.FAILED
+        with pytest.raises(Closed):
+            net.infer(np.zeros((1, 1, 4, 4), np.float32))
+        with pytest.raises(Closed, match="failed"):
+            net.switch("C2")
+
+
+def test_a_plan_that_does_not_fit_the_device_is_refused_with_the_need(path):
+    bundle = bundles.read(path)
+    with pytest.raises(BundleError, match=r"bytes_per_increment: found 100, expected at least 148, one row of conv2"):
+        Net(bundle, profile(writes__bytes_per_increment=100))
+    with pytest.raises(BundleError, match=r"memory.weights_bytes: found 3000, expected at least .*in-place"):
+        Net(bundle, profile(memory__weights_bytes=3000), "shadow")
+    with Net(bundle, profile(memory__weights_bytes=3000)) as net:
+        assert net.policy == "in-place"
+    with Net(bundle, profile()) as net:
+        assert net.policy == "shadow"
+
+
+def test_snapping_releases_the_live_weights(path):
+    with Net(bundles.read(path), profile(), "shadow") as net:
+        small = net.weight_bytes
+        operation = net.switch("C3")
+        operation.wait(30)
+        assert net.weight_bytes < small
+    with Net(bundles.read(path), profile(bank__snap=False), "shadow") as net:
+        assert net.weight_bytes > small
+
+
+def test_the_bundle_verifies_and_one_with_another_mode_does_not(path):
+    bundle = bundles.read(path)
+    assert all(check.ok for check in verify(bundle, bundle.profile))
+    bundle.states["C2"]["conv2"][0] = 0
+    failed = {check.name for check in verify(bundle, bundle.profile) if not check.ok}
+    assert "C1 → C2: weights" in failed
