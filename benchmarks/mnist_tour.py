@@ -21,9 +21,11 @@ from rich.console import Console
 from benchmarks.frame import Claim, Findings, main
 from device_profiles import Profile, loader
 from planner import checkpoint, models
-from planner.datasets import Dataset, cache_directory, load, split
+from planner.datasets import Dataset, load, split
+from planner.mnist_files import cache_directory
 from planner.plan import Options, make_plan
-from planner.training import recipe_for, train
+from planner.recipes import recipe_for
+from planner.training import train
 from runtime.bundle import Bundle, Transition, read
 from runtime.chunks import ChunkList
 from runtime.compact import pack

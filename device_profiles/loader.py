@@ -1,6 +1,6 @@
 """Reading device profiles: from the ones that come with geoshift, from YAML files, from a plan's manifest.
 
-A profile is untrusted input. The text is parsed with ``yaml.compose``, which builds no objects and knows lines;
+A profile is untrusted input. The text goes through the composer of PyYAML, which builds no objects and knows lines;
 aliases, anchors and tags are refused, and size and nesting are limited. Scalars follow YAML 1.2, as far as a profile
 needs them: ``on`` and ``no`` are text, ``1e3`` is a number.
 """

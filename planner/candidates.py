@@ -131,7 +131,7 @@ def choose(candidates: Sequence[Candidate], dense: Answers, max_drop: float, wha
     """The path to deploy.
 
     Feasible are those whose confidence bound stays within ``max_drop`` of the dense network. Of these the one that
-    writes the fewest bytes is taken, the smallest worst divergence breaking ties; a longer one replaces it only when
+    writes the fewest bytes is taken, the best worst state and then the smallest divergence breaking ties; a longer one replaces it only when
     its lower bound lies above what the shorter one reached in its worst state.
 
     Args:
@@ -151,7 +151,7 @@ def choose(candidates: Sequence[Candidate], dense: Answers, max_drop: float, wha
             f"(lower bound {best.bound:.2%}), expected a lower bound of at least {dense.accuracy - max_drop:.2%}; "
             "remove fewer units, give more selection samples (--selection), or loosen guard.max_drop_points"
         )
-    chosen, *others = sorted(feasible, key=lambda one: (one.bytes_written, one.divergence))
+    chosen, *others = sorted(feasible, key=lambda one: (one.bytes_written, -one.worst, one.divergence))
     for other in others:
         if other.bytes_written > chosen.bytes_written and other.bound > chosen.worst:
             chosen = other

@@ -67,9 +67,15 @@ def load(path: Path, module: nn.Module) -> dict[str, str]:
     missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unexpected:
         raise CheckpointError(
-            f"{path} does not fit {type(module).__name__}: missing {', '.join(missing) or 'none'}; unexpected "
-            f"{', '.join(unexpected) or 'none'}; expected weights of {_definition(metadata, module)}"
+            f"{path}: missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}; expected "
+            f"{_expectation(metadata, module)}"
         )
+    for name, own in expected.items():
+        if tensors[name].shape != own.shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {list(tensors[name].shape)}, expected {list(own.shape)}: "
+                f"{_expectation(metadata, module)}"
+            )
     module.load_state_dict({name: _fitting(path, name, tensors[name], own) for name, own in expected.items()})
     return metadata
 
@@ -115,8 +121,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _fitting(path: Path, name: str, found: Tensor, own: Tensor) -> Tensor:
     """A tensor of the file as the network needs it."""
-    if found.shape != own.shape:
-        raise CheckpointError(f"{path}: {name} has shape {list(found.shape)}, expected {list(own.shape)}")
     half = (torch.float16, torch.bfloat16)
     if found.dtype != own.dtype and not (own.dtype == torch.float32 and found.dtype in half):
         raise CheckpointError(
@@ -136,10 +140,9 @@ def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _definition(metadata: Mapping[str, str], module: nn.Module) -> str:
-    if "definition" in metadata:
-        return f"{type(module).__name__}, but the file says it holds {metadata['definition']!r}"
-    return type(module).__name__
+def _expectation(metadata: Mapping[str, str], module: nn.Module) -> str:
+    said = f", but the file says it holds {metadata['definition']!r}" if "definition" in metadata else ""
+    return f"weights of {type(module).__name__}{said}"
 
 
 def _with_sorted_header(content: bytes) -> bytes:

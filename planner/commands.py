@@ -78,7 +78,8 @@ def train(
     _require_planner()
     from planner import models
     from planner.datasets import split
-    from planner.training import Epoch, recipe_for
+    from planner.recipes import recipe_for
+    from planner.training import Epoch
     from planner.training import train as run
 
     dataset = _load(data)

@@ -15,9 +15,9 @@ P = A⁻¹ and W = B P, forcing a unit's columns β to zero costs exactly tr(W_�
 
     P ← P − v vᵀ,   W ← W − q vᵀ,   v = P_β L⁻ᵀ,   q = W_β L⁻ᵀ,   L Lᵀ = P_ββ.
 
-The cost needs only H = WᵀW, not W, so the rows drop out: y = WᵀQ − ½ v qᵀq gives H ← H − v yᵀ − y vᵀ. P and H stay as
-they were factored; v and y are stacked, and a step reads only the columns it needs. The loop thus takes
-columns² × removed columns, whatever the number of rows.
+The cost needs only H = WᵀW, not W, so the rows drop out: y = Wᵀq − ½ v qᵀq gives H ← H − v yᵀ − y vᵀ. P and H stay as
+they were factored; v and y are stacked, and a step works out only the columns it needs. The loop thus takes some
+columns × (removed columns)² multiplications, fewer than the factorisation before it, whatever the number of rows.
 
 Reference:
     Hassibi & Stork, "Optimal brain surgeon", 1993, for removal on one inverse; here in blocks, per layer, on
@@ -264,8 +264,8 @@ def _columns(stats: Statistics, units: Sequence[int], width: int) -> Tensor:
 
 def _diagonal_blocks(matrix: Tensor, width: int) -> Tensor:
     """The diagonal blocks of a square matrix, shape [units, width, width]; a copy."""
-    units = len(matrix) // width
-    return matrix.reshape(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
+    blocks = matrix.unflatten(1, (-1, width)).unflatten(0, (-1, width))  # [unit, row, unit, column]
+    return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
 
 
 def _right_solve(left: Tensor, factor: Tensor) -> Tensor:

@@ -258,8 +258,10 @@ def _checked(dataset: Dataset) -> Dataset:
         if y.min() < 0 or y.max() >= classes:
             raise DatasetError(f"{name}: {part}_y goes from {y.min()} to {y.max()}, expected 0 to {classes - 1}")
     if dataset.test_x.shape[1:] != dataset.train_x.shape[1:]:
-        found, expected = list(dataset.test_x.shape[1:]), list(dataset.train_x.shape[1:])
-        raise DatasetError(f"{name}: an image of test_x has shape {found}, of train_x {expected}; expected the same")
+        shapes = [list(x.shape[1:]) for x in (dataset.test_x, dataset.train_x)]
+        raise DatasetError(
+            f"{name}: an image of test_x has shape {shapes[0]}, of train_x {shapes[1]}; expected the same"
+        )
     missing = np.flatnonzero(np.bincount(dataset.train_y, minlength=classes) == 0)
     if classes < 2 or len(missing):
         raise DatasetError(

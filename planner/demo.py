@@ -18,7 +18,8 @@ from planner.commands import DIGITS_SELECTION
 from planner.datasets import load, split
 from planner.plan import Options, make_plan
 from planner.progress import Progress
-from planner.training import recipe_for, train
+from planner.recipes import recipe_for
+from planner.training import train
 from runtime.bundle import Bundle, read
 from runtime.errors import BundleError
 from runtime.inspection import summary
@@ -102,6 +103,8 @@ def run(output: Path, seed: int, progress: Progress) -> DemoResult:
     recipe = recipe_for(MODEL, DATA)
     module = models.build(MODEL, seed=seed)
     fit, selection = split(dataset, seed, DIGITS_SELECTION)
+    # The demo is quick enough to start over; what an interrupted one left would be refused.
+    (output / "model.safetensors.partial").unlink(missing_ok=True)
     progress.stage("Training", recipe.epochs)
     progress.step("")
     train(

@@ -1,11 +1,7 @@
-"""Paths between two networks: the paper's flow, and the discrete geodesic it approximates.
+"""The paper's procedure for a path between two networks, and the functional length of any path.
 
 `flow` follows the tangents of eq. (5) from one network to another. It avoids what changes the function, but nothing
-in it minimises length: its curve is not a geodesic. `relax` takes any path and lowers its energy between fixed ends;
-its minimum tends to a geodesic of g + εI as waypoints are added.
-
-With F_ε(w) = (f(w)/√N, √ε w), f(w) the outputs [N, m] for all probes, g + εI is the pullback of the flat metric by
-F_ε: the energy ∫ |d F_ε/dt|² dt of a curve becomes K Σ |F_ε(w_{i+1}) − F_ε(w_i)|² on a path of K legs.
+in it minimises length: its curve is not a geodesic. `relaxation.relax` makes it one, between the same ends.
 """
 
 from __future__ import annotations
@@ -14,13 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from device_profiles.errors import GeoshiftError
+from planner.configuration import ShapeMismatch
 from planner.metric import LocalMetric
 from planner.tangent import PAPER_RADIUS, SolveStatus, solve
 
@@ -87,8 +84,9 @@ def leg_lengths(outputs: Sequence[Tensor]) -> tuple[float, ...]:
     Returns:
         K lengths in output units.
     """
-    pairs = zip(outputs[:-1], outputs[1:], strict=True)
-    return tuple(math.sqrt(float((after - before).double().square().sum()) / len(before)) for before, after in pairs)
+    return tuple(
+        math.sqrt(float((after - before).double().square().sum()) / len(before)) for before, after in pairwise(outputs)
+    )
 
 
 def functional_length(outputs: Sequence[Tensor]) -> float:
@@ -150,7 +148,7 @@ def flow(
             f"found step {step}, max_steps {max_steps}, arrival {arrival}: expected step in (0, 1], max_steps of at "
             "least 0 and arrival in [0, 1)"
         )
-    _check_alike([start, end])
+    check_alike([start, end])
     points = [start]
     outputs = []
     distances = [_norm(end - start)]
@@ -187,130 +185,21 @@ def flow(
     return Flow((*points, end), status, tuple(distances), leg_lengths(outputs), unsolved)
 
 
-class RelaxationStatus(Enum):
-    """How a relaxation ended; the value says what to do."""
-
-    CONVERGED = "no path nearby has an energy lower by more than the tolerance"
-    MAX_ITERATIONS = "the iterations ran out while the energy was still falling: allow more, or raise epsilon"
-    PRECISION = (
-        "the energy falls no further at the precision of the outputs: use float64 probe inputs, raise epsilon, or take "
-        "the path as it is"
-    )
-    HIDDEN_BARRIER = (
-        "the path found is lower at its waypoints but not between them, and was dropped for the one given: add "
-        "waypoints, or raise epsilon"
-    )
-
-
-@dataclass(frozen=True)
-class Relaxation:
-    """A path of lower energy between the same ends.
-
-    Attributes:
-        points: w_0 … w_K, each [n]: the relaxed path, or the one given if that could not be improved.
-        status: How it ended.
-        energy_before: K Σ |F_ε(w_{i+1}) − F_ε(w_i)|² of the path given.
-        energy_after: The same of `points`; never larger.
-        between_before: The energy of the path given with the midpoint of every leg inserted; never below
-            energy_before, and far above it if a barrier hides between waypoints.
-        between_after: The same of `points`; never larger than between_before.
-        iterations: Steps of the optimiser.
-    """
-
-    points: tuple[Tensor, ...]
-    status: RelaxationStatus
-    energy_before: float
-    energy_after: float
-    between_before: float
-    between_after: float
-    iterations: int
-
-
-def energy(outputs: Sequence[Tensor], points: Sequence[Tensor], epsilon: float) -> float:
-    """Energy of a path, K Σ |F_ε(w_{i+1}) − F_ε(w_i)|²; at least the square of its length under g + εI.
-
-    Args:
-        outputs: Outputs at each waypoint, K + 1 tensors of shape [N, m].
-        points: Waypoints, K + 1 vectors of shape [n].
-        epsilon: ε, in squared output units per squared weight.
-    """
-    return (len(points) - 1) * math.fsum(length * length for length in _damped_legs(outputs, points, epsilon))
-
-
-def respace(metric: Metric, points: Sequence[Tensor], *, epsilon: float, legs: int | None = None) -> tuple[Tensor, ...]:
-    """Waypoints on the same polygon, equally far apart in functional length.
-
-    Args:
-        metric: Pullback metric.
-        points: Waypoints, each [n].
-        epsilon: ε of F_ε, in which length is measured.
-        legs: How many legs the result has; as many as now by default.
-
-    Returns:
-        The waypoints; the ends are the ones given.
-    """
-    _check_path(points, epsilon, least=2)
-    legs = len(points) - 1 if legs is None else legs
-    if legs < 1:
-        raise PathError(f"legs is {legs}: expected at least 1")
-    outputs = [metric.outputs(point) for point in points]
-    along = np.concatenate([[0.0], np.cumsum(_damped_legs(outputs, points, epsilon))])
-    places = np.interp(np.linspace(0, along[-1], legs + 1)[1:-1], along, np.arange(len(points)))
-    inner = [torch.lerp(points[int(a)], points[min(int(a) + 1, len(points) - 1)], a % 1) for a in places]
-    return (points[0], *inner, points[-1])
-
-
-def relax(
-    metric: Metric,
-    points: Sequence[Tensor],
-    *,
-    epsilon: float,
-    iterations: int = 100,
-    tolerance: float = 1e-3,
-) -> Relaxation:
-    """Lower a path's energy between its fixed ends, towards the discrete geodesic of g + εI.
-
-    Waypoints are first respaced by length; the minimum keeps them so, since legs of equal length have the least
-    energy. Then L-BFGS on all inner waypoints at once, w_i = start_i + Σ_j M_ij a_j with M = (2K·second difference)^−½:
-    in the coordinates a, |a|² / 2 is the energy of a displacement in flat weight space, so that the number of
-    iterations does not grow with the number of waypoints. An iteration passes each probe forward and backward at
-    each inner waypoint, and the activations of two are held.
-
-    Args:
-        metric: Pullback metric; a network linear in its weights has the straight line as its geodesic.
-        points: Waypoints w_0 … w_K, at least three, each [n]; the ends stay.
-        epsilon: ε > 0. Without it, whatever the probes do not see is free, and waypoints drift there.
-        iterations: Most steps of the optimiser.
-        tolerance: Share of the energy that may remain to be gained.
-
-    Returns:
-        The relaxed path, or the one given where nothing better was found, and how far to trust it.
+def check_alike(points: Sequence[Tensor]) -> None:
+    """Refuse waypoints that are not vectors of one weight space.
 
     Raises:
-        PathError: there are fewer than three waypoints, or epsilon, iterations or tolerance is out of range.
-        ShapeMismatch: the waypoints do not lie in the metric's weight space.
+        ShapeMismatch: two differ in shape, element type or device, or they are not vectors.
     """
-    _check_path(points, epsilon, least=3)
-    if iterations < 0 or not tolerance > 0:
-        raise PathError(f"iterations is {iterations}, tolerance {tolerance}: expected at least 0, and more than 0")
-    given = tuple(points)
-    before, between_before = _energies(metric, given, epsilon)
-    spaced = respace(metric, given, epsilon=epsilon)
-    first = min((given, spaced), key=lambda path: _energies(metric, path, epsilon)[0])
+    first = points[0]
+    for place, point in enumerate(points):
+        same = (point.shape, point.dtype, point.device) == (first.shape, first.dtype, first.device)
+        if point.ndim != 1 or not same:
+            raise ShapeMismatch(
+                f"waypoint {place} has shape {list(point.shape)}, {point.dtype} on {point.device}: expected a vector "
+                f"like the first, which has shape {list(first.shape)}, {first.dtype} on {first.device}"
+            )
 
-    descent = _Descent(metric, first, epsilon)
-    search = _minimise(descent, iterations, tolerance)
-    gained = descent.gain_left <= tolerance * descent.energy
-    found = descent.path
-    after, between_after = _energies(metric, found, epsilon)
-    if gained:
-        status = RelaxationStatus.CONVERGED
-    elif search.status == _RAN_OUT:
-        status = RelaxationStatus.MAX_ITERATIONS
-    else:
-        status = RelaxationStatus.PRECISION
-    if after <= before and between_after > between_before:
-        status = RelaxationStatus.HIDDEN_BARRIER
-    if not (after <= before and between_after <= between_before):
-        found, after, between_after = given, before, between_before
-    return Relaxation(found, status, before, after, between_before, between_after, int(search.nit))
+
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))

@@ -103,7 +103,7 @@ def build(definition: str, *, seed: int = 0) -> nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         # the CPU generator alone: torch.manual_seed would also reseed every accelerator for good
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if definition in BUILTIN:
             return BUILTIN[definition]()
         found = reference.call(definition, ModelError)

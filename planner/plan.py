@@ -60,7 +60,7 @@ class Options:
     seed: int = 0
     selection: int = 1000
     fit: int = 2000
-    probes: int = 128
+    probes: int = 64
     stored: int = 1000
     waypoints: int = 11
     torn: int = 20
@@ -143,11 +143,14 @@ def make_plan(
     dense_choice = chooser.at(table, table.dense())
     max_drop = profile.guard.max_drop_points / 100
     considered: dict[tuple[str, str], tuple[Candidate, list[Candidate]]] = {}
+    probes = _tensor(data.fit.take(options.probes))
+    progress.stage("Geodesics", len(profile.transitions))
+    geodesics = {}
     for begin, stop in profile.transitions:
-        geodesics = geodesic_points(
-            network, layers, ends[begin], ends[stop], data.fit, options.probes, options.seed, cost, progress
-        )
-        compiled = paths.compile_all(table, states[begin], states[stop], geodesics)
+        progress.step(f"{begin} → {stop}")
+        geodesics[begin, stop] = geodesic_points(network, layers, ends[begin], ends[stop], probes, cost)
+    for begin, stop in profile.transitions:
+        compiled = paths.compile_all(table, states[begin], states[stop], geodesics[begin, stop])
         progress.stage(f"Paths {begin} → {stop}", len(compiled))
         found = paths.measure(chooser, dense_choice, table, states[begin], compiled, options.seed, progress.step)
         chosen = paths.choose(found, dense_choice, max_drop, f"{begin} → {stop}")
@@ -212,7 +215,7 @@ def make_plan(
                 columns_per_unit=layer.columns_per_unit,
             )
             for layer in layers
-        ),  # fmt: skip
+        ),
         modes=tuple(modes),
         transitions=tuple(transitions),
         planning=PlanningEntry(

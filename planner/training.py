@@ -150,6 +150,9 @@ def train(
             )
             checkpoint.save(out, module, _metadata(settings, result))
             partial.unlink()
+        except TrainingError:
+            partial.unlink(missing_ok=True)  # resumed, it would diverge again
+            raise
         except KeyboardInterrupt as stop:
             raise TrainingInterrupted(partial_run.interruption(partial, len(history), epochs)) from stop
     return result
@@ -182,7 +185,7 @@ def _pass(
     generator = torch.Generator().manual_seed(order)
     total = 0.0
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(dropout)  # dropout draws from the global generator
+        torch.default_generator.manual_seed(dropout)  # dropout draws from the global generator
         # batches of nearly equal size: a last one of a single image would break batch normalisation
         for step, batch in enumerate(torch.randperm(len(labels), generator=generator).tensor_split(steps)):
             done = (step + 1 + (number - 1) * steps) / (recipe.epochs * steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -71,6 +71,7 @@ class Controller:
         self._engine = engine
         self._mode = mode
         self._writes = writes
+        self._budget = writes.bytes_per_increment
         self._live = live
         self._phase = Phase.IDLE
         self._changed = threading.Condition()
@@ -176,13 +177,17 @@ class Controller:
         """Write increments while ``phase`` lasts; True when the last one is written."""
         table = self._plan.table
         interval, due = 1.0 / self._writes.increments_per_second, time.monotonic()
-        for begin, end, size in increments(chunks, table, self._writes.bytes_per_increment, walk.position):
+        self._budget = self._writes.bytes_per_increment
+        for begin, end, size in increments(chunks, table, lambda: self._budget, walk.position):
             if not self._await_turn(phase, due):
                 return False
             # A walk that was held up does not make up for it by writing faster.
             due = max(due, time.monotonic() - interval) + interval
             increment = Increment.gather(table, chunks, begin, end)
-            self._engine.between_jobs(partial(live.bank.write, increment), self._rescue)
+            stall_s = self._engine.between_jobs(partial(live.bank.write, increment), self._rescue)
+            if stall_s * 1e3 > self._writes.stall_budget_ms:
+                # Callers waited longer than the device allows: write less at once for the rest of this walk.
+                self._budget = max(1, self._budget // 2)
             walk.position = end
             walk.written += size
             done = end / len(chunks)
@@ -199,7 +204,7 @@ class Controller:
                     return False
                 if not paused and left <= 0:
                     return True
-                self._changed.wait(None if paused else left)
+                self._changed.wait(None if paused else min(left, threading.TIMEOUT_MAX))
 
     def _arrive(self) -> bool:
         """All is written: verify from now on, unless a pause or a cancellation came first."""
@@ -258,14 +263,18 @@ class Controller:
         walk.operation.finish(result)
 
 
-def increments(chunks: ChunkList, table: RowTable, budget: int, begin: int = 0) -> Iterator[tuple[int, int, int]]:
-    """Split a list, from chunk ``begin`` on, into increments of at most ``budget`` bytes and at least one chunk.
+def increments(
+    chunks: ChunkList, table: RowTable, budget: Callable[[], int], begin: int = 0
+) -> Iterator[tuple[int, int, int]]:
+    """Split a list, from chunk ``begin`` on, into increments of at most ``budget()`` bytes and at least one chunk.
+
+    The budget is asked for anew before each increment.
 
     Yields:
         First chunk, the one after the last, and bytes of each increment.
     """
     cumulative = np.concatenate([[0], chunks.chunk_bytes(table).cumsum()])
     while begin < len(chunks):
-        end = max(begin + 1, int(np.searchsorted(cumulative, cumulative[begin] + budget, side="right")) - 1)
+        end = max(begin + 1, int(np.searchsorted(cumulative, cumulative[begin] + budget(), side="right")) - 1)
         yield begin, end, int(cumulative[end] - cumulative[begin])
         begin = end

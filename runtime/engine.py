@@ -112,8 +112,8 @@ class Engine:
                 raise Closed("infer: the network is closed; open it again")
             return self._runner.run(x)
 
-    def between_jobs(self, work: Callable[[], None], rescue: Callable[[], Runner] | None = None) -> None:
-        """Do a piece of writing when no answer can see half of it.
+    def between_jobs(self, work: Callable[[], None], rescue: Callable[[], Runner] | None = None) -> float:
+        """Do a piece of writing when no answer can see half of it; returns the seconds that callers were kept out.
 
         Args:
             work: The writing.
@@ -132,8 +132,9 @@ class Engine:
                     self._closed = False
                 raise
             finally:
-                if self._exclusive:
-                    self.longest_stall_s = max(self.longest_stall_s, time.perf_counter() - begun)
+                stall = time.perf_counter() - begun if self._exclusive else 0.0
+                self.longest_stall_s = max(self.longest_stall_s, stall)
+        return stall
 
     def swap(self, runner: Runner) -> None:
         """Answer from another runner; answers under way are finished by the one they began with."""

@@ -101,7 +101,7 @@ def changed(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
     [
         (changed(bias=None), "missing bias; unexpected none; expected weights of Linear"),
         (changed(more=torch.zeros(1)), "missing none; unexpected more"),
-        (changed(weight=torch.zeros(2, 4)), "weight has shape [2, 4], expected [2, 3]"),
+        (changed(weight=torch.zeros(2, 4)), "weight has shape [2, 4], expected [2, 3]: weights of Linear"),
         (changed(weight=torch.zeros(2, 3, dtype=torch.float64)), "weight is float64, expected float32"),
         (changed(weight=torch.zeros(2, 3, dtype=torch.int32)), "weight is int32, expected float32"),
         (changed(bias=torch.tensor([1.0, torch.nan])), "bias has 1 values that are not finite"),
@@ -125,6 +125,8 @@ def test_definition_in_the_file_is_named_when_it_does_not_fit(tmp_path):
 
     with pytest.raises(CheckpointError, match="the file says it holds 'prelu'"):
         checkpoint.load(tmp_path / "a", linear())
+    with pytest.raises(CheckpointError, match="the file says it holds 'prelu'"):
+        checkpoint.load(tmp_path / "a", nn.PReLU(2))
 
 
 def test_training_state_is_no_checkpoint(tmp_path):

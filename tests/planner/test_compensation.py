@@ -17,7 +17,7 @@ from planner.gram import CompensationError, Statistics, collect, row_matrix
 from planner.models import DigitsCNN
 from planner.network import trace
 
-# Block updates and fresh solutions of systems with condition numbers up to about 1e4, in float64: 1e-16 × 1e4 with room.
+# Block updates against fresh solutions, condition numbers up to about 1e4, in float64: 1e-16 × 1e4 with room.
 SOLVE = 1e-9
 # Normal equations square the condition number of the activations that lstsq works on.
 NORMAL_EQUATIONS = 1e-7
@@ -132,7 +132,8 @@ def test_block_updates_equal_a_fresh_solution_per_candidate(
         kept = left[cheapest]
     assert found.order == tuple(order)
     assert found.errors == pytest.approx(errors, rel=SOLVE)
-    assert found.start_error == pytest.approx(stats.error(refit(stats, range(units), width, damping=damping)), rel=SOLVE)
+    everything = refit(stats, range(units), width, damping=damping)
+    assert found.start_error == pytest.approx(stats.error(everything), rel=SOLVE, abs=SOLVE)
 
 
 def test_no_rows_with_the_same_zeros_are_better_and_no_set_is_better_than_the_best() -> None:
@@ -177,7 +178,7 @@ def test_a_limit_stops_before_it_is_passed() -> None:
 
 
 def test_dead_and_doubled_units_go_first_and_cost_nothing() -> None:
-    stats, now, z = problem(8, 3, moved=False)
+    stats, now, _ = problem(8, 3, moved=False)
     read = now.clone()
     read[:, 6:9] = 0  # unit 2 is dead
     read[:, 15:18] = read[:, 0:3]  # unit 5 doubles unit 0
@@ -195,11 +196,12 @@ def test_dead_and_doubled_units_go_first_and_cost_nothing() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_network_that_is_dead_keeps_its_rows(bias: bool) -> None:
-    stats, now, _ = problem(4, 2, bias=bias)
+    stats, _, _ = problem(4, 2, bias=bias)
     dead = torch.zeros_like(stats.gram)
     if bias:
         dead[-1, -1] = 1
-    silent = Statistics("reader", dead, stats.original @ dead, stats.original[:, -1].square() * bias, stats.original, bias, 1)
+    power = stats.original[:, -1].square() * bias  # what the bias alone answers
+    silent = Statistics("reader", dead, stats.original @ dead, power, stats.original, bias, 1)
     found = eliminate(silent, 2, 4, 4)
     assert sorted(found.order) == [0, 1, 2, 3]
     assert max(found.errors) < SOLVE
@@ -229,15 +231,18 @@ def test_what_cannot_be_done_says_so() -> None:
     stats, _, _ = problem(6, 4)
     with pytest.raises(CompensationError, match=r"24 columns; expected 6 units × 3 columns"):
         eliminate(stats, 3, 6, 1)
-    with pytest.raises(CompensationError, match="cannot remove 3 units .* 2 are there"):
+    with pytest.raises(CompensationError, match=r"cannot remove 3 units .* 2 are there"):
         eliminate(stats, 4, 6, 3, start_kept=[1, 2])
     with pytest.raises(CompensationError, match="expected 0 to 5"):
         refit(stats, [3, 6], 4)
 
 
+Digits = tuple[nn.Module, Tensor, Tensor, Tensor]
+
+
 @pytest.fixture(scope="module")
-def digits() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
-    """A small convolutional network trained on scikit-learn's digits; training and test images with labels."""
+def digits() -> Digits:
+    """A small convolutional network trained on scikit-learn's digits; training images, test images and their labels."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
     with torch.random.fork_rng():
@@ -251,14 +256,13 @@ def digits() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
                 optimizer.zero_grad()
                 F.cross_entropy(module(x[train[batch]]), y[train[batch]]).backward()
                 optimizer.step()
-    return module, x[train], y[train], x[test], y[test]
+    return module, x[train], x[test], y[test]
 
 
-@pytest.mark.parametrize(("name", "remove"), [("conv1", 8), ("conv2", 24), ("fc1", 56)])
-def test_on_digits_greedy_refits_beat_plain_removal(
-    digits: tuple[nn.Module, Tensor, Tensor, Tensor, Tensor], name: str, remove: int
-) -> None:
-    module, train_x, _, test_x, test_y = digits
+@pytest.mark.parametrize(("name", "remove"), [("conv1", 12), ("conv2", 24), ("fc1", 56)])
+def test_on_digits_greedy_refits_beat_plain_removal(digits: Digits, name: str, remove: int) -> None:
+    """Three quarters and more of a layer's units. Bounds leave room for networks that other machines train."""
+    module, train_x, test_x, test_y = digits
     network = trace(module, train_x[:1])
     layer = network.layer(name)
     reader = network.layer(layer.reader or "")
@@ -280,13 +284,12 @@ def test_on_digits_greedy_refits_beat_plain_removal(
     found = eliminate(fit, width, layer.units, remove)
     greedy = refit(fit, found.kept(remove), width)
     smallest = row_matrix(layer, dense).norm(dim=1).argsort().tolist()[:remove]
-    by_norm = refit(fit, [unit for unit in range(layer.units) if unit not in smallest], width)
     plain = fit.original.clone()
     plain[:, [unit * width + tap for unit in smallest for tap in range(width)]] = 0
-    assert held_out.error(greedy) < 0.6 * held_out.error(by_norm) < 0.6 * held_out.error(plain)
-    assert accuracy(dense) > 0.95
-    assert accuracy(state(greedy)) > accuracy(dense) - 0.04
-    assert accuracy(state(greedy)) > accuracy(state(plain)) + 0.05
+    assert held_out.error(greedy) < 0.1 * held_out.error(plain)
+    assert accuracy(dense) > 0.9
+    assert accuracy(state(greedy)) > accuracy(dense) - 0.06
+    assert accuracy(state(greedy)) > accuracy(state(plain)) + 0.1
 
     # Removed units feed nothing now, so that zeroing them changes not one bit of an answer.
     zeroed = state(greedy)

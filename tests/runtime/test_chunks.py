@@ -59,7 +59,7 @@ def test_walking_in_increments_of_any_size_gives_the_weights_of_the_end_state(st
 
     bank = policy(table(), start, keep)
     sizes = []
-    for begin, end, size in increments(chunks, table(), budget):
+    for begin, end, size in increments(chunks, table(), lambda: budget):
         bank.write(Increment.gather(table(), chunks, begin, end))
         sizes.append((end - begin, size))
         with bank.read() as seen:

@@ -7,6 +7,7 @@ import pytest
 
 import geoshift
 from runtime import bundle as bundles
+from runtime.bank import Increment
 from runtime.errors import BundleError, Busy, Closed, IllegalEvent, UnknownMode
 from runtime.net import Net
 from runtime.operation import Outcome
@@ -246,3 +247,29 @@ def test_the_bundle_verifies_and_one_with_another_mode_does_not(path):
     bundle.states["C2"]["conv2"][0] = 0
     failed = {check.name for check in verify(bundle, bundle.profile) if not check.ok}
     assert "C1 → C2: weights" in failed
+
+
+def test_a_stall_beyond_the_budget_makes_increments_smaller(path, monkeypatch):
+    device = profile(writes__bytes_per_increment=1024, writes__stall_budget_ms=1e-9, bank__snap=False)
+    with Net(bundles.read(path), device, "in-place") as net:
+        sizes = []
+        gather = Increment.gather
+
+        def spy(table, chunks, begin, end):
+            sizes.append(int(chunks.chunk_bytes(table)[begin:end].sum()))
+            return gather(table, chunks, begin, end)
+
+        monkeypatch.setattr(Increment, "gather", spy)
+        assert net.switch("C2").wait(30).outcome is Outcome.COMMITTED
+    assert sizes[0] > 512
+    assert all(size <= max(148, 1024 >> number) for number, size in enumerate(sizes))
+
+
+def test_a_pace_of_almost_never_is_waited_for_without_an_error(path):
+    device = profile(writes__increments_per_second=5e-324)
+    net = Net(bundles.read(path), device, "in-place")
+    operation = net.switch("C2")
+    until_first_increment(operation)
+    operation.cancel()
+    net.close()
+    assert operation.wait(30).reason == "the network was closed during the walk"

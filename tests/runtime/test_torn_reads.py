@@ -41,10 +41,10 @@ class RevealingPlan:
         self.states = {"C1": start, "C2": self.chunks.state_at(start, ROWS)}
         self.policy = policy
         budget = ROWS_AT_ONCE * layer.row_bytes
-        self.writes = Writes(bytes_per_increment=budget, increments_per_second=1e6, stall_budget_ms=1.0)
+        self.writes = Writes(bytes_per_increment=budget, increments_per_second=1e6, stall_budget_ms=1e9)
         ends = {0, ROWS}
         for way in (self.chunks, self.chunks.reversed()):
-            for begin, end, _ in increments(way, self.table, budget):
+            for begin, end, _ in increments(way, self.table, lambda: budget):
                 ends |= {begin, end} if way is self.chunks else {ROWS - begin, ROWS - end}
         self.legal = {self.chunks.state_at(start, position)["layer"].tobytes() for position in ends}
 

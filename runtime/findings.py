@@ -1,0 +1,215 @@
+"""What a simulation shows: where states lie on the tour, which strategy did as well as which, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from runtime.manifest import CandidateEntry, TransitionEntry
+from runtime.simulator import Simulation, StrategyResult
+
+AT_ONCE: Final = ("flip", "reload")
+"""Strategies that pass through no mixed state, for the price of a second copy."""
+TELLING: Final = 6
+"""Answers by which two states must differ at least before chance can be excluded: all samples are the same, so only
+those count that one state gets right and the other wrong, and with five of these, even if all favour one side, the
+sign test says p = 2 / 2^5 = 0.06; with six 0.03."""
+ZOOM: Final = 0.03
+"""Strategies that lose up to this share of answers can be read on one axis; a deeper one gets an axis of its own."""
+
+Point = tuple[float, float]
+
+
+def decimals(samples: int) -> int:
+    """Decimals of a percentage that this number of samples can show."""
+    return 1 if samples <= 1000 else 2
+
+
+def percent(fraction: float, samples: int) -> str:
+    """A share of ``samples`` answers."""
+    return f"{100 * fraction:.{decimals(samples)}f} %"
+
+
+def ranked(simulation: Simulation) -> list[tuple[str, StrategyResult]]:
+    """Strategies, the best worst state first, fewest bytes breaking ties."""
+    return sorted(simulation.strategies.items(), key=lambda item: (-item[1].min_accuracy, item[1].bytes_written))
+
+
+def curves(result: StrategyResult) -> tuple[list[Point], list[Point]]:
+    """Whole and torn states: x counts transitions, and within one the share of its bytes; y is in percent."""
+    whole: list[Point] = []
+    torn: list[Point] = []
+    for number, group in groupby(result.states, key=lambda state: state.transition):
+        own = list(group)
+        done = [state.bytes for state in own]
+        if min(done) == max(done):
+            done = [state.position for state in own]
+        for state, amount in zip(own, done, strict=True):
+            x = number + (amount - min(done)) / max(max(done) - min(done), 1)
+            (torn if state.torn else whole).append((x, 100 * state.accuracy))
+    return whole, torn
+
+
+def worst_point(result: StrategyResult) -> Point:
+    """Place and percentage of the worst state, the first of several."""
+    return min(sum(curves(result), []), key=lambda point: (point[1], point[0]))
+
+
+def limits(simulation: Simulation) -> tuple[float, float, float | None]:
+    """Ends in % of an axis on which strategies can be compared, and an end that shows all if some fall far below."""
+    dense = simulation.dense_accuracy
+    worst = [result.min_accuracy for result in simulation.strategies.values()]
+    # Where even the best strategy loses much, "far below" begins later.
+    deepest = dense - max(ZOOM, 2 * (dense - max(worst))) - 1e-9
+    low = 100 * min([dense, *(value for value in worst if value >= deepest)])
+    high = 100 * max([dense, *(state.accuracy for one in simulation.strategies.values() for state in one.states)])
+    span = max(high - low, 1.0)
+    low, high, floor = low - 0.17 * span, high + 0.17 * span, 100 * min(worst)
+    return low, high, floor - 0.17 * (high - floor) if floor < low else None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Every strategy against the paths that the plan chose.
+
+    Args:
+        simulation: All strategies.
+        moves: The plan's transitions, those of the tour.
+    """
+
+    simulation: Simulation
+    moves: Sequence[TransitionEntry]
+
+    def worst(self, name: str, transition: int) -> float:
+        """Worst state of a strategy within one transition."""
+        states = self.simulation.strategies[name].states
+        return min(state.accuracy for state in states if state.transition == transition)
+
+    @property
+    def planned(self) -> float | None:
+        """Worst state over the chosen strategies; None where one of them was not played."""
+        if any(move.strategy not in self.simulation.strategies for move in self.moves):
+            return None
+        return min(self.worst(move.strategy, number) for number, move in enumerate(self.moves))
+
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes that the chosen paths write on the whole tour."""
+        return sum(move.bytes_written for move in self.moves)
+
+    def answers(self, one: float, other: float) -> int:
+        """How many more samples are answered right at the first accuracy."""
+        return round((one - other) * self.simulation.samples)
+
+    def lost(self, name: str) -> bool:
+        """Whether a strategy's worst state is telling answers below the plan's."""
+        planned = self.planned
+        worst = self.simulation.strategies[name].min_accuracy
+        return planned is not None and self.answers(worst, planned) <= -TELLING
+
+    def verdict(self, name: str) -> str:
+        """One sentence on how a strategy compares with the paths that the plan chose."""
+        planned = self.planned
+        if planned is None:
+            return "Not compared: a strategy that the plan uses was not played."
+        worst = self.simulation.strategies[name].min_accuracy
+        gap = self.answers(worst, planned)
+        count = f"{abs(gap)} answer{'s' if abs(gap) != 1 else ''}"
+        if all(move.strategy == name for move in self.moves):
+            return "The plan uses it everywhere."
+        if gap == 0:
+            return f"Same worst state as the plan's paths{self._cost(name)}."
+        if abs(gap) < TELLING:
+            return f"{count} {'more' if gap > 0 else 'fewer'} in the worst state: too few to tell{self._cost(name)}."
+        if gap > 0:
+            return f"Better: {count} more in the worst state{self._cost(name)}."
+        return f"Worse: {count} fewer in the worst state{self._where(name)}{self._cost(name)}."
+
+    def _where(self, name: str) -> str:
+        """Transitions in which a strategy falls behind, if those are not all."""
+        below = [
+            f"{move.from_} → {move.to}"
+            for number, move in enumerate(self.moves)
+            if self.answers(self.worst(name, number), self.worst(move.strategy, number)) <= -TELLING
+        ]
+        return f", on {' and '.join(below)} only" if 0 < len(below) < len(self.moves) else ""
+
+    def _cost(self, name: str) -> str:
+        """What a strategy pays or saves beside accuracy, where it is a tenth or more."""
+        result = self.simulation.strategies[name]
+        least = min(one.peak_weight_bytes for one in self.simulation.strategies.values())
+        words = []
+        if self.planned_bytes and not 0.9 < (ratio := result.bytes_written / self.planned_bytes) < 1.1:
+            words.append(f"{ratio:.1f} × the bytes")
+        if least and (ratio := result.peak_weight_bytes / least) > 1.1:
+            words.append(f"{ratio:.1f} × the memory")
+        return f", at {' and '.join(words)}" if words else ""
+
+    def simpler(self) -> list[str]:
+        """What a reader should know before using the planned paths: which simpler strategy does as well."""
+        played, samples, planned = self.simulation.strategies, self.simulation.samples, self.planned
+        if planned is None:
+            return ["A strategy that the plan uses was not played, so nothing can be compared with it."]
+        said = []
+        if once := [name for name in AT_ONCE if name in played and not self.lost(name)]:
+            peak, one = (f"{value / 1e3:,.0f} kB" for value in (
+                max(played[name].peak_weight_bytes for name in once), min(r.peak_weight_bytes for r in played.values())
+            ))  # fmt: skip
+            said.append(
+                f"Where memory holds two copies for a moment (up to {peak} of weights here, instead of {one}), "
+                f"{' and '.join(once)} {'do' if len(once) > 1 else 'does'} as well, with no mixed state at all."
+            )
+        if "naive" in played:
+            worst = percent(played["naive"].min_accuracy, samples)
+            behind = [n for n, move in enumerate(self.moves) if self.worst("naive", n) < self.worst(move.strategy, n)]
+            if not behind:
+                said.append(
+                    f"On this network the naive order was never worse than the planned one (worst state {worst}): "
+                    "writing in storage order would do."
+                )
+            elif not self.lost("naive"):
+                said.append(
+                    f"The naive order fell to {worst}, the planned paths to {percent(planned, samples)}: too few "
+                    f"answers of {samples} to tell them apart, so on this network the order of writing hardly matters."
+                )
+            else:
+                said.append(
+                    f"The order of writing matters here: naive, with the same bytes, falls to {worst}, the planned "
+                    f"paths to {percent(planned, samples)}{self._where('naive').replace(' only', '')}."
+                )
+        if "plain" in played:
+            worst = percent(played["plain"].min_accuracy, samples)
+            rest = "without making up for the removed units (plain) the worst state is"
+            said.append(
+                f"The adjusted weights matter too: {rest} {worst}." if self.lost("plain") else
+                f"Even {rest} {worst}, so on this network adjusting weights gains nothing that {samples} samples show."
+            )  # fmt: skip
+        return said
+
+
+def reason(move: TransitionEntry) -> str:
+    """Why a path was chosen among the candidates, by the planner's rule."""
+    feasible = [one for one in move.candidates if one.feasible]
+    chosen = next((one for one in feasible if one.chosen), None)
+    if chosen is None:
+        return "The plan does not say which candidate was chosen."
+    others = [one for one in feasible if one is not chosen]
+    equal = [one.name for one in others if one.bytes_written == chosen.bytes_written]
+    shorter = [one for one in others if one.bytes_written < chosen.bytes_written]
+    start = f"{len(feasible)} of {len(move.candidates)} paths are feasible. "
+    if shorter:
+        return start + _earned(chosen, min(shorter, key=lambda one: one.bytes_written))
+    if equal:
+        tail = "its outputs stay no farther from the dense network's"
+        return f"{start}{chosen.name} and {', '.join(equal)} write the fewest bytes; of these {chosen.name}: {tail}."
+    return f"{start}{chosen.name} writes the fewest bytes of these."
+
+
+def _earned(chosen: CandidateEntry, shorter: CandidateEntry) -> str:
+    return (
+        f"{chosen.name} writes more than {shorter.name} and was chosen because even the lower bound of its worst "
+        f"state ({chosen.worst_accuracy_bound:.1%}) lies above {shorter.name}'s worst state "
+        f"({shorter.worst_accuracy:.1%})."
+    )
