@@ -131,8 +131,8 @@ def choose(candidates: Sequence[Candidate], dense: Answers, max_drop: float, wha
     """The path to deploy.
 
     Feasible are those whose confidence bound stays within ``max_drop`` of the dense network. Of these the one that
-    writes the fewest bytes is taken, the best worst state and then the smallest divergence breaking ties; a longer one replaces it only when
-    its lower bound lies above what the shorter one reached in its worst state.
+    writes the fewest bytes is taken; among equals the one with the best worst state, then the smallest divergence. A
+    longer one replaces it only when its lower bound lies above what the shorter one reached in its worst state.
 
     Args:
         candidates: All of them.

@@ -25,6 +25,10 @@ DAMPINGS = (1e-6, 1e-4, 1e-2)
 """Candidates for the ridge, relative to the mean diagonal of G. Two decades apart: between them the held-out error of
 the digits and MNIST networks moves by less than its spread over probe samples."""
 
+POSITIONS = 32
+"""Output positions drawn of each image; neighbouring patches overlap and say nearly the same. Of the MNIST network's 64
+positions per image, see ``benchmarks``."""
+
 Removed = Mapping[str, tuple[int, ...]]
 """Layer name to the units it lacks, the first removed first."""
 
@@ -87,6 +91,7 @@ class EndPointSearch:
         self._cost = cost
         self._dense = {name: tensor.detach().clone() for name, tensor in network.module.state_dict().items()}
         self._refits: dict[tuple[object, ...], Refit] = {}
+        self._moments: dict[tuple[object, ...], tuple[Statistics, Statistics]] = {}
 
     def find(self, targets: Mapping[str, ModeTarget], step: Callable[[str], None]) -> dict[str, EndPoint]:
         """End points of all modes.
@@ -112,14 +117,27 @@ class EndPointSearch:
     def build(self, mode: str, removed: Removed) -> EndPoint:
         """The configuration that lacks the given units."""
         state = dict(self._dense)
+        present = dict(self._dense)  # the same, but with the rows of removed units as they would be if present
         refits: dict[str, Refit] = {}
         for layer in self._network.layers:
             if layer.reads is not None and removed.get(layer.reads):
-                refits[layer.name] = self._refit(layer, removed, state)
+                refits[layer.name] = self._refit(layer, removed, self._before(layer, state, present))
                 state = _with_rows(state, layer, refits[layer.name].rows)
+                present = _with_rows(present, layer, refits[layer.name].rows)
             if removed.get(layer.name):
                 state = _without(state, layer, removed[layer.name])
         return EndPoint(mode, dict(removed), state, refits)
+
+    def _before(self, layer: Layer, state: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """State in which all units that a layer reads are there.
+
+        What the present units compute does not depend on which of their neighbours are gone, so these activations
+        serve every choice among the units.
+        """
+        assert layer.reads is not None
+        reads = self._network.layer(layer.reads)
+        names = [name for name in (reads.weight, reads.bias) if name is not None]
+        return {**state, **{name: present[name] for name in names}}
 
     def _remove_more(self, removed: Removed, layer: Layer, wanted: int) -> tuple[int, ...]:
         """Units to remove from a layer, those gone already first; damping and with it the units by held-out error."""
@@ -129,7 +147,8 @@ class EndPointSearch:
         before = self.build("", removed)
         gone = removed.get(layer.name, ())
         rows = before.kept(reader)
-        fit, selection = self._statistics(reader, before.tensors)
+        whole = self.build("", {name: units for name, units in removed.items() if name != layer.name})
+        fit, selection = self._statistics(reader, removed, whole.tensors)
         fit, selection = fit.only(rows), selection.only(rows)
         best: tuple[float, tuple[int, ...]] | None = None
         for damping in DAMPINGS:
@@ -152,13 +171,11 @@ class EndPointSearch:
     def _refit(self, layer: Layer, removed: Removed, state: Mapping[str, Tensor]) -> Refit:
         """Rows of a layer that reads removed units; the same for the same units before it."""
         assert layer.reads is not None
-        names = [other.name for other in self._network.layers]
-        upstream = names[: names.index(layer.name)]
-        key = (layer.name, *((name, *sorted(removed[name])) for name in upstream if removed.get(name)))
+        key = (layer.name, *self._lacking(removed, layer.name))
         if key not in self._refits:
             gone = set(removed[layer.reads])
             kept = [unit for unit in range(self._network.layer(layer.reads).units) if unit not in gone]
-            fit, selection = self._statistics(layer, state)
+            fit, selection = self._statistics(layer, removed, state)
             tried = []
             for damping in DAMPINGS:
                 rows = refit(fit, kept, layer.columns_per_unit, damping=damping)
@@ -166,13 +183,27 @@ class EndPointSearch:
             self._refits[key] = min(tried, key=lambda one: one.error)
         return self._refits[key]
 
-    def _statistics(self, layer: Layer, state: Mapping[str, Tensor]) -> tuple[Statistics, Statistics]:
-        """Moments of what a layer reads, on the fit and on the selection inputs."""
-        fit, selection = (
-            collect(self._network, layer, inputs, current=state, dense=self._dense, cost=self._cost)
-            for inputs in (self._fit, self._selection)
-        )
-        return fit, selection
+    def _statistics(self, layer: Layer, removed: Removed, state: Mapping[str, Tensor]) -> tuple[Statistics, Statistics]:
+        """Moments of what a layer reads, on the fit and on the selection inputs.
+
+        They depend on the units that are gone before the layer it reads; those of that layer itself must be present.
+        """
+        assert layer.reads is not None
+        key = (layer.name, *self._lacking(removed, layer.reads))
+        if key not in self._moments:
+            fit, selection = (
+                collect(
+                    self._network, layer, inputs, current=state, dense=self._dense, positions=POSITIONS, cost=self._cost
+                )
+                for inputs in (self._fit, self._selection)
+            )
+            self._moments[key] = fit, selection
+        return self._moments[key]
+
+    def _lacking(self, removed: Removed, before: str) -> tuple[tuple[object, ...], ...]:
+        """Units that are gone in the layers before a layer, as a key."""
+        names = [layer.name for layer in self._network.layers]
+        return tuple((name, *sorted(removed[name])) for name in names[: names.index(before)] if removed.get(name))
 
 
 def plain(network: Network, removed: Removed) -> dict[str, Tensor]:

@@ -50,6 +50,7 @@ class Options:
         selection: Training samples put aside to choose on.
         fit: Training samples that rows are fitted on, at most. On VGG-11's widest reader 1,000 images already gave
             the refit its accuracy; smaller images have fewer positions, hence twice that.
+        walked: Of these, how many every candidate path is walked on.
         probes: Samples of the pullback metric.
         stored: Test samples kept in the bundle.
         waypoints: Measured states of each transition, at most.
@@ -60,6 +61,7 @@ class Options:
     seed: int = 0
     selection: int = 1000
     fit: int = 2000
+    walked: int = 2000
     probes: int = 64
     stored: int = 1000
     waypoints: int = 11
@@ -118,7 +120,7 @@ def make_plan(
     targets = resolve(profile, network)
 
     progress.stage("End points", len(targets))
-    search = EndPointSearch(network, _tensor(data.fit), _tensor(data.selection), cost)
+    search = EndPointSearch(network, _tensor(data.fit), _tensor(data.selection.take(options.fit // 2)), cost)
     ends = search.find(targets, progress.step)
     layers = _moved_layers(network, ends)
     dense = {name: tensor.numpy() for name, tensor in network.module.state_dict().items()}
@@ -139,7 +141,7 @@ def make_plan(
         graphs[name] = export_compact(live, kept, network.layers)
     session = Session(live, {name: dense[name] for name in dense if name not in moved}, threads=_threads())
 
-    chooser = Evaluator(session, data.selection, cost.forward)
+    chooser = Evaluator(session, data.selection.take(options.walked), cost.forward)
     dense_choice = chooser.at(table, table.dense())
     max_drop = profile.guard.max_drop_points / 100
     considered: dict[tuple[str, str], tuple[Candidate, list[Candidate]]] = {}
@@ -156,7 +158,7 @@ def make_plan(
         chosen = paths.choose(found, dense_choice, max_drop, f"{begin} → {stop}")
         considered[begin, stop] = chosen, found
 
-    canary = pick_canary(data.selection, [chooser.at(table, state) for state in states.values()])
+    canary = pick_canary(chooser.samples, [chooser.at(table, state) for state in states.values()])
     held = _held_out(session, table, data.test, min(options.stored, len(data.test)))
     progress.stage("Evidence on held-out data", len(ends) + len(considered))
     table, renumbered = adopt(table, {ends_: chosen for ends_, (chosen, _) in considered.items()})

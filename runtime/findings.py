@@ -54,20 +54,21 @@ def curves(result: StrategyResult) -> tuple[list[Point], list[Point]]:
 
 def worst_point(result: StrategyResult) -> Point:
     """Place and percentage of the worst state, the first of several."""
-    return min(sum(curves(result), []), key=lambda point: (point[1], point[0]))
+    whole, torn = curves(result)
+    return min([*whole, *torn], key=lambda point: (point[1], point[0]))
 
 
 def limits(simulation: Simulation) -> tuple[float, float, float | None]:
     """Ends in % of an axis on which strategies can be compared, and an end that shows all if some fall far below."""
-    dense = simulation.dense_accuracy
-    worst = [result.min_accuracy for result in simulation.strategies.values()]
+    dense, results = simulation.dense_accuracy, simulation.strategies.values()
+    worst = min(result.min_accuracy for result in results)
     # Where even the best strategy loses much, "far below" begins later.
-    deepest = dense - max(ZOOM, 2 * (dense - max(worst))) - 1e-9
-    low = 100 * min([dense, *(value for value in worst if value >= deepest)])
-    high = 100 * max([dense, *(state.accuracy for one in simulation.strategies.values() for state in one.states)])
-    span = max(high - low, 1.0)
-    low, high, floor = low - 0.17 * span, high + 0.17 * span, 100 * min(worst)
-    return low, high, floor - 0.17 * (high - floor) if floor < low else None
+    deepest = dense - max(ZOOM, 2 * (dense - max(result.min_accuracy for result in results))) - 1e-9
+    near = [state.accuracy for result in results if result.min_accuracy >= deepest for state in result.states]
+    low, high = 100 * min([dense, *near]), 100 * max([dense, *near])
+    margin = 0.17 * max(high - low, 1.0)
+    low, high, floor = low - margin, high + margin, 100 * worst - 0.17 * (high - 100 * worst)
+    return low, high, floor if 100 * worst < low else None
 
 
 @dataclass(frozen=True)

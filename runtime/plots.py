@@ -57,6 +57,17 @@ class Look:
         """Colour and size of words, for matplotlib."""
         return {"color": self.ink, "fontsize": 9.5 if self.narrow else 11}
 
+    @property
+    def label(self) -> dict[str, Any]:
+        """Words beside a mark, readable on top of lines, for matplotlib."""
+        box = {"facecolor": self.paper, "alpha": 0.75, "linewidth": 0, "pad": 1}
+        return {"textcoords": "offset points", "va": "center", "zorder": 6, "bbox": box, **self.words}
+
+    @property
+    def bar(self) -> str:
+        """Colour of what belongs to no strategy."""
+        return "#93a1ad" if self.dark else "#596673"
+
     def figure(self, height_in: float) -> Figure:
         """An empty figure of the right width."""
         width = NARROW_IN if self.narrow else WIDE_IN
@@ -112,18 +123,20 @@ def tour(look: Look, simulation: Simulation, stops: Sequence[str], chosen: Seque
     axes: list[Axes] = list(figure.subplots(len(titles), 1, squeeze=False, height_ratios=[2, 3][-len(titles) :])[:, 0])
     for axis, title in zip(axes, titles, strict=True):
         for name, result in reversed(ranked(simulation)):
-            _draw(axis, look, name, result)
+            beyond = axis is axes[-1] and 100 * result.min_accuracy < low
+            _draw(axis, look, name, result, strength=0.3 if beyond else 1)
         _furnish(axis, look, simulation, stops, title)
-    axes[0].set_ylim(low if floor is None else floor, high)
     axes[-1].set_ylim(low, high)
-    for axis in axes:
-        _markworst_point(axis, look, simulation)
+    _mark_worst(axes[-1], look, simulation, low, high)
+    if floor is not None:
+        axes[0].set_ylim(floor, high + 0.06 * (high - floor))
+        _mark_worst(axes[0], look, simulation, floor, low)
+    where: dict[str, Any] = {"xycoords": axes[-1].get_xaxis_transform(), "xytext": (0, -9), "ha": "center"}
     for number, name in enumerate(chosen):
         words = name if look.narrow else f"plan uses {name}"
-        at = axes[-1].get_xaxis_transform()
-        axes[-1].text(number + 0.5, 0.98, words, transform=at, ha="center", va="top", style="italic", **look.words)
-    pens = [(name, _PENS.get(name, _OTHER)) for name, _ in ranked(simulation)]
-    for name, pen in pens:
+        axes[-1].annotate(words, (number + 0.5, 1), style="italic", **where, **look.label)
+    for name, _ in ranked(simulation):
+        pen = _PENS.get(name, _OTHER)
         axes[0].plot([], [], marker=pen.marker, markersize=7, label=name, **pen.line(look))
     columns, size = (2, 9.5) if look.narrow else (5, 11)
     figure.legend(loc="outside upper left", ncols=columns, frameon=False, labelcolor=look.ink, fontsize=size,
@@ -153,7 +166,7 @@ def states(look: Look, simulation: Simulation, stops: Sequence[str]) -> bytes:
 def strategies(look: Look, simulation: Simulation) -> bytes:
     """What each strategy costs, as bars side by side."""
     names, results = zip(*ranked(simulation), strict=True)
-    pens = [_PENS.get(name, _OTHER) for name in names]
+    colors = [_PENS.get(name, _OTHER).color(look) for name in names]
     lost = [max(0.0, 100 * (simulation.dense_accuracy - result.min_accuracy)) for result in results]
     costs = (
         ("worst state, points\nbelow the dense network", lost, f"{{:.{decimals(simulation.samples)}f}}"),
@@ -164,7 +177,7 @@ def strategies(look: Look, simulation: Simulation) -> bytes:
     figure, panels = _side_by_side(look, len(costs), 0.34 * len(names) + 0.7)
     for axis, (title, values, form) in zip(panels, costs, strict=True):
         _rows(axis, look, names if look.narrow or axis is panels[0] else [""] * len(names), title)
-        _bars(axis, look, values, [form.format(value) for value in values], pens)
+        _bars(axis, look, values, [form.format(value) for value in values], colors)
     return _png(figure, look)
 
 
@@ -178,57 +191,54 @@ def modes(look: Look, entries: Sequence[ModeEntry], samples: int) -> bytes:
     """
     names = [_short(mode.name) for mode in entries]
     figure, panels = _side_by_side(look, 3, 0.36 * len(entries) + 0.8)
-    titles = (
-        "multiply-accumulates,\n% of the dense",
-        "weight bytes,\n% of the dense",
-        "right answers in %\n(not from 0)",
-    )
+    titles = ("multiply-accumulates", "weight bytes", "right answers, axis not from 0")
     for axis, title in zip(panels, titles, strict=True):
         _rows(axis, look, names, title)
     costs = [(mode.macs, mode.weight_bytes) for mode in entries]
-    for axis, values, pen in zip(
-        panels, zip(*costs, strict=True), (_PENS["ordered"], _PENS["zero-first"]), strict=False
-    ):
-        shares = [100 * value / values[0] for value in values]
-        _bars(axis, look, shares, [f"{share:.0f} %" for share in shares], [pen] * len(shares))
+    for axis, values in zip(panels, zip(*costs, strict=True), strict=False):
+        shares = [100 * value / max(values[0], 1) for value in values]
+        _bars(axis, look, shares, [f"{share:.0f} %" for share in shares], [look.bar] * len(shares))
     right = [100 * mode.accuracy for mode in entries]
     panels[2].axvline(right[0], color=look.ink, linewidth=1, dashes=(2, 2))
-    panels[2].plot(right, range(len(right)), "o", markersize=8, color=_PENS["geodesic"].color(look))
+    panels[2].plot(right, range(len(right)), "o", markersize=8, color=look.bar)
     for place, value in enumerate(right):
-        at: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
-        panels[2].annotate(percent(value / 100, samples), (value, place), (9, 0), **at, **look.words)
+        panels[2].annotate(percent(value / 100, samples), (value, place), (9, 0), **look.label)
     span = max(max(right) - min(right), 1.0)
     panels[2].set_xlim(min(right) - 0.15 * span, max(right) + 0.9 * span)
     return _png(figure, look)
 
 
-def _draw(axis: Axes, look: Look, name: str, result: StrategyResult) -> None:
+def _draw(axis: Axes, look: Look, name: str, result: StrategyResult, strength: float = 1) -> None:
     """A line through the whole states, rings for the torn ones; what is replaced at once is a step."""
     pen = _PENS.get(name, _OTHER)
     whole, torn = curves(result)
-    axis.plot(*zip(*whole, strict=True), drawstyle="steps-mid" if name in AT_ONCE else "default", **pen.line(look))
-    if torn:
-        axis.plot(*zip(*torn, strict=True), "o", markersize=3.6, color=pen.color(look), markerfacecolor=look.paper)
+    step = "steps-mid" if name in AT_ONCE else "default"
+    axis.plot(*zip(*whole, strict=True), drawstyle=step, alpha=strength, **pen.line(look))
+    ring = {"color": pen.color(look), "markerfacecolor": look.paper, "markersize": 3.6, "alpha": strength}
+    axis.plot([x for x, _ in torn], [y for _, y in torn], "o", **ring)
 
 
-def _markworst_point(axis: Axes, look: Look, simulation: Simulation) -> None:
-    """A marker at every strategy's worst state; the three lowest places that this axis shows get names."""
+def _mark_worst(axis: Axes, look: Look, simulation: Simulation, low: float, high: float) -> None:
+    """A marker at every worst state between two percentages; the three lowest places get names, where there is room."""
     places: dict[Point, list[str]] = {}
     for name, result in reversed(ranked(simulation)):
         x, y = worst_point(result)
+        if not low <= y < high:
+            continue
         names = places.setdefault((round(x, 2), y), [])
         pen = _PENS.get(name, _OTHER)
         # Markers in one place shrink from the lowest to the uppermost, so that all can be seen.
         size = max(12 - 4 * len(names), 4)
         axis.plot(x, y, pen.marker, color=pen.color(look), zorder=5, markersize=size, markeredgecolor=look.paper)
         names.append(name)
-    low, end = axis.get_ylim()[0], axis.get_xlim()[1]
-    box = {"facecolor": look.paper, "alpha": 0.75, "linewidth": 0, "pad": 1}
-    at: dict[str, Any] = {"textcoords": "offset points", "va": "top", "zorder": 6, "bbox": box}
-    for (x, y), names in [item for item in places.items() if item[0][1] >= low][:3]:
-        side = "left" if x < 0.2 * end else "right" if x > 0.8 * end else "center"
-        words = f"{', '.join(names)} {percent(y / 100, simulation.samples)}"
-        axis.annotate(words, (x, y), (0, -8), ha=side, **at, **look.words)
+    (bottom, top), middle = axis.get_ylim(), axis.get_xlim()[1] / 2
+    taken: list[float] = []
+    for (x, y), names in list(places.items())[:3]:
+        if all(abs(y - other) > 0.08 * (top - bottom) for other in taken):
+            taken.append(y)
+            words = f"{', '.join(names)} {percent(y / 100, simulation.samples)}"
+            axis.annotate(words, (x, y), (9 if x < middle else -9, 0), ha="left" if x < middle else "right",
+                          **look.label)  # fmt: skip
 
 
 def _furnish(axis: Axes, look: Look, simulation: Simulation, stops: Sequence[str], title: str) -> None:
@@ -258,8 +268,8 @@ def _rows(axis: Axes, look: Look, names: Sequence[str], title: str) -> None:
     axis.spines["bottom"].set_visible(False)
 
 
-def _bars(axis: Axes, look: Look, values: Sequence[float], labels: Sequence[str], pens: Sequence[_Pen]) -> None:
-    bars = axis.barh(range(len(values)), values, color=[pen.color(look) for pen in pens], height=0.64)
+def _bars(axis: Axes, look: Look, values: Sequence[float], labels: Sequence[str], colors: Sequence[str]) -> None:
+    bars = axis.barh(range(len(values)), values, color=list(colors), height=0.64)
     axis.bar_label(bars, labels, padding=3, **look.words)
     axis.set_xlim(0, 1.4 * max(*values, 1e-9))
 

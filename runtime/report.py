@@ -1,0 +1,194 @@
+"""The report of a simulation: one HTML page that needs nothing beside itself, and its pictures as PNG files."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from device_profiles.errors import GeoshiftError
+from runtime.bundle import Bundle
+from runtime.findings import AT_ONCE, Findings, decimals, percent, ranked, reason
+from runtime.manifest import Manifest, ModeEntry, TransitionEntry
+from runtime.simulator import Simulation
+
+if TYPE_CHECKING:
+    from runtime.plots import Look
+
+TEMPLATE: Final = "report.html.j2"
+PAGE: Final = "report.html"
+
+STRATEGIES: Final[Mapping[str, str]] = {
+    "ordered": "Every changed row once, each when it harms least: restored units first, then the layers that read "
+    "units, from the output backwards, removed units last, when nothing reads them any more.",
+    "ramp": "Like ordered, but the reading layers move to their new weights in ten small steps.",
+    "geodesic": "Over networks in between, searched so that the outputs change little from one to the next.",
+    "linear": "All changed rows move on a straight line to their new weights, in ten steps.",
+    "zero-first": "Units are switched off first; the layers that read them are adjusted afterwards.",
+    "naive": "Every changed row once, in the order in which the weights are stored.",
+    "plain": "Units are switched off in storage order and nothing makes up for them, neither on the way nor at rest.",
+    "flip": "The tensors that change are copied, the copies are changed, and all callers move to them at once.",
+    "reload": "The mode's smaller network is loaded beside the old one and replaces it at once.",
+}
+
+
+class ReportUnavailable(GeoshiftError):
+    """No report can be written here. Install what the text names, or choose another directory."""
+
+
+def check_available(output: Path | None = None) -> None:
+    """Check that a report could be written; worth asking before a long simulation.
+
+    Args:
+        output: Directory it is to be written to; None to check the installation alone.
+
+    Raises:
+        ReportUnavailable: matplotlib or jinja2 is missing, or ``output`` is something other than a directory.
+    """
+    try:
+        for module in ("jinja2", "runtime.plots"):
+            importlib.import_module(module)
+    except ImportError as error:
+        raise ReportUnavailable(
+            f"report: found no usable {error.name or 'matplotlib'}, expected matplotlib and jinja2; "
+            "install them with: pip install 'geoshift[report]'"
+        ) from error
+    if output is not None and output.exists() and not output.is_dir():
+        raise ReportUnavailable(f"{output}: found a file, expected a directory for the report; choose another name")
+
+
+def write_report(output: Path, bundle: Bundle, simulation: Simulation) -> Path:
+    """Write ``report.html`` and its pictures.
+
+    Args:
+        output: Directory; made if it is missing. Files of an earlier report are replaced, others left alone.
+        bundle: The plan that was played.
+        simulation: What came of it.
+
+    Returns:
+        The page.
+
+    Raises:
+        ReportUnavailable: See ``check_available``; nothing is written then.
+    """
+    check_available(output)
+    from runtime import plots
+
+    manifest = bundle.manifest
+    stops, chosen = _stops(manifest), [move.strategy for move in manifest.transitions]
+    drawings: dict[str, Callable[[Look], bytes]] = {
+        "modes": lambda look: plots.modes(look, manifest.modes, manifest.planning.test_samples),
+        "tour": lambda look: plots.tour(look, simulation, stops, chosen),
+        "states": lambda look: plots.states(look, simulation, stops),
+        "strategies": lambda look: plots.strategies(look, simulation),
+    }
+    looks = {
+        f"{'narrow' if narrow else 'wide'}_{'dark' if dark else 'light'}": plots.Look(narrow=narrow, dark=dark)
+        for narrow in (False, True)
+        for dark in (False, True)
+    }
+    pictures = {name: {key: draw(look) for key, look in looks.items()} for name, draw in drawings.items()}
+    page = _render(bundle, simulation, pictures)
+    output.mkdir(parents=True, exist_ok=True)
+    for name, variants in pictures.items():
+        _write(output / f"{name}.png", variants["wide_light"])
+    _write(output / PAGE, page.encode())
+    return output / PAGE
+
+
+def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mapping[str, bytes]]) -> str:
+    """The page; everything that comes from the plan is escaped."""
+    import jinja2
+
+    manifest = bundle.manifest
+    findings = Findings(simulation, manifest.transitions)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "kb": lambda count: f"{count / 1e3:,.1f} kB" if count < 1e5 else f"{count / 1e3:,.0f} kB",
+        "share": lambda fraction: percent(fraction, simulation.samples),
+        "tested": lambda fraction: percent(fraction, manifest.planning.test_samples),
+        "selected": lambda fraction: percent(fraction, manifest.planning.selection_samples),
+        "points": lambda fraction: f"{100 * fraction:.{decimals(simulation.samples)}f}",
+    }
+    return environment.get_template(TEMPLATE).render(
+        manifest=manifest,
+        model=manifest.model,
+        planning=manifest.planning,
+        profile=bundle.profile,
+        simulation=simulation,
+        ranked=ranked(simulation),
+        findings=findings,
+        sentences=STRATEGIES,
+        at_once=AT_ONCE,
+        uses=_uses(manifest),
+        stops=_stops(manifest),
+        removed=_removed,
+        reason=reason,
+        cheapest=min(manifest.modes, key=lambda mode: mode.macs),
+        bound=_bound,
+        pictures={
+            name: {key: "data:image/png;base64," + base64.b64encode(raw).decode() for key, raw in variants.items()}
+            for name, variants in pictures.items()
+        },
+    )
+
+
+def _stops(manifest: Manifest) -> list[str]:
+    """Mode names along the tour; both where a transition does not begin in the mode that the last one ended in."""
+    moves = manifest.transitions
+    between = [
+        one.to if one.to == other.from_ else f"{one.to} | {other.from_}"
+        for one, other in zip(moves, moves[1:], strict=False)
+    ]
+    return [moves[0].from_, *between, moves[-1].to]
+
+
+def _uses(manifest: Manifest) -> dict[str, str]:
+    """Strategy to the transitions that the plan uses it for."""
+    used: dict[str, list[str]] = {}
+    for move in manifest.transitions:
+        used.setdefault(move.strategy, []).append(f"{move.from_} → {move.to}")
+    return {name: "all" if len(used) == 1 else ", ".join(moves) for name, moves in used.items()}
+
+
+def _removed(manifest: Manifest, mode: ModeEntry) -> str:
+    """Units that a mode lacks, by layer."""
+    units = {layer.name: layer.shape[0] for layer in manifest.layers}
+    lost = [f"{units[name] - len(kept)} of {units[name]} in {name}" for name, kept in mode.kept.items()]
+    return ", ".join(lost) or "none"
+
+
+def _bound(manifest: Manifest, move: TransitionEntry, max_drop_points: float) -> str:
+    """What the guard asks of a path, and what the evidence on the test set says of the chosen one."""
+    samples = manifest.planning.test_samples
+    return (
+        f"on {samples:,} test samples its worst state is {percent(move.min_accuracy, samples)} right, "
+        f"{move.worst_drop_points:.{decimals(samples)}f} points below the dense network "
+        f"(the profile accepts {max_drop_points:g})"
+    )
+
+
+def _write(target: Path, raw: bytes) -> None:
+    """Write a file whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as handle:
+        partial = Path(handle.name)
+        try:
+            handle.write(raw)
+            handle.flush()
+            os.fsync(handle.fileno())
+            # A temporary file is private; a report is for others to read.
+            partial.chmod(0o644)
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
