@@ -23,7 +23,8 @@ from device_profiles import Profile, loader
 from planner import checkpoint, models
 from planner.datasets import Dataset, load, split
 from planner.mnist_files import cache_directory
-from planner.plan import Options, make_plan
+from planner.options import Options
+from planner.plan import make_plan
 from planner.recipes import recipe_for
 from planner.training import train
 from runtime.bundle import Bundle, Transition, read

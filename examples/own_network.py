@@ -36,9 +36,9 @@ def network() -> nn.Module:
     torch.set_num_threads(1)  # a network this small only waits for more
     head = nn.Sequential(nn.Flatten(), nn.Linear(12 * 4 * 4, 32), nn.ReLU(), nn.Linear(32, 10))
     module = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), head)
-    fit, _ = split(data(), SEED, SELECTION)
-    x, y = torch.from_numpy(data().train_x[fit]), torch.from_numpy(data().train_y[fit])
-    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    own, optimizer = data(), torch.optim.Adam(module.parameters(), 0.01)
+    fit, _ = split(own, SEED, SELECTION)
+    x, y = torch.from_numpy(own.train_x[fit]), torch.from_numpy(own.train_y[fit])
     for _ in range(10):
         for batch in torch.randperm(len(x)).split(50):
             optimizer.zero_grad()
@@ -49,8 +49,7 @@ def network() -> nn.Module:
 
 def main(out: str) -> None:
     """Plan, then switch there and back while asking."""
-    profile = load(Path(__file__).with_name("own_profile.yaml"))
-    options = Options(seed=SEED, selection=SELECTION)
+    profile, options = load(Path(__file__).with_name("own_profile.yaml")), Options(seed=SEED, selection=SELECTION)
     make_plan(network(), "own network", data(), profile, out, options=options, replace=True)
     with geoshift.open(out) as net:
         samples = net.bundle.evaluation
@@ -58,7 +57,7 @@ def main(out: str) -> None:
             switch, right = net.switch(mode), []
             while switch.result is None:
                 right.append((net.infer(samples.inputs).argmax(1) == samples.labels).mean())
-            print(f"{mode}: {switch.result.outcome.value}, asked {len(right)} times, always {min(right):.1%} right or more")
+            print(f"{mode}: {switch.result.outcome.value}; {len(right)} times asked, never below {min(right):.1%} right")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,21 @@ class Candidate:
     divergence: float
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The path of a transition and what it was chosen from.
+
+    Attributes:
+        chosen: The path to deploy.
+        candidates: All that were walked.
+        feasible: Those within the guard.
+    """
+
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    feasible: tuple[Candidate, ...]
+
+
 def compile_all(
     table: RowTable, start: State, end: State, geodesics: Mapping[str, Sequence[Point]]
 ) -> dict[str, Compiled]:
@@ -127,7 +142,7 @@ def measure(
     return candidates
 
 
-def choose(candidates: Sequence[Candidate], dense: Answers, max_drop: float, what: str) -> Candidate:
+def choose(candidates: Sequence[Candidate], dense: Answers, max_drop: float, what: str) -> Choice:
     """The path to deploy.
 
     Feasible are those whose confidence bound stays within ``max_drop`` of the dense network. Of these the one that
@@ -155,7 +170,7 @@ def choose(candidates: Sequence[Candidate], dense: Answers, max_drop: float, wha
     for other in others:
         if other.bytes_written > chosen.bytes_written and other.bound > chosen.worst:
             chosen = other
-    return chosen
+    return Choice(chosen, tuple(candidates), tuple(feasible))
 
 
 def is_feasible(candidate: Candidate, dense: Answers, max_drop: float) -> bool:

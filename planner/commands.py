@@ -88,7 +88,6 @@ def train(
     module = models.build(model_def, seed=seed)
     with stages() as bar:
         bar.stage("Training", epochs or recipe.epochs)
-        bar.step("")
 
         def show(epoch: Epoch) -> None:
             bar.step(f"loss {epoch.loss:.3f}, selection {epoch.selection_accuracy:.2%}")
@@ -143,7 +142,8 @@ def plan(
     """Plan all modes and transitions of a device profile and write the bundle."""
     _require_planner()
     from planner import checkpoint, models
-    from planner.plan import Options, make_plan
+    from planner.options import Options
+    from planner.plan import make_plan
     from runtime.bundle import read
     from runtime.inspection import summary
 

@@ -16,7 +16,8 @@ from device_profiles import loader
 from planner import models
 from planner.commands import DIGITS_SELECTION
 from planner.datasets import load, split
-from planner.plan import Options, make_plan
+from planner.options import Options
+from planner.plan import make_plan
 from planner.progress import Progress
 from planner.recipes import recipe_for
 from planner.training import train
@@ -106,7 +107,6 @@ def run(output: Path, seed: int, progress: Progress) -> DemoResult:
     # The demo is quick enough to start over; what an interrupted one left would be refused.
     (output / "model.safetensors.partial").unlink(missing_ok=True)
     progress.stage("Training", recipe.epochs)
-    progress.step("")
     train(
         module, dataset, definition=MODEL, epochs=recipe.epochs, seed=seed, batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate, out=output / "model.safetensors", fit_indices=fit,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.candidates import Candidate, is_feasible
+from planner.candidates import Candidate, Choice
 from planner.endpoint import EndPoint
-from planner.network import Network
+from planner.network import Layer, Network
+from planner.options import Options
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
 from runtime.manifest import CandidateEntry, ModeEntry, TransitionEntry, WaypointEntry
-from runtime.rows import RowTable, State
+from runtime.rows import State
 from runtime.samples import Samples
 
 
@@ -42,18 +45,24 @@ class HeldOut:
 
 
 def describe_mode(
-    network: Network, end: EndPoint, state: State, table: RowTable, held: HeldOut, graph: str, description: str
+    network: Network,
+    end: EndPoint,
+    answers: Answers,
+    held: HeldOut,
+    *,
+    graph: str,
+    kept: Mapping[str, tuple[int, ...]],
+    description: str,
 ) -> ModeEntry:
-    """Evidence for a mode."""
-    answers = held.evaluator.at(table, state)
+    """Evidence for a mode whose network gave ``answers``."""
     return ModeEntry(
         name=end.mode,
         description=description,
         graph=graph,
-        kept={layer.name: tuple(end.kept(layer)) for layer in network.layers if end.removed.get(layer.name)},
+        kept=dict(kept),
         accuracy=answers.accuracy,
         correct=held.correct(answers),
-        macs=sum(_share(network, end, name) for name in (layer.name for layer in network.layers)),
+        macs=sum(_macs(network, end, layer) for layer in network.layers),
         weight_bytes=_weight_bytes(network, end),
         divergence=held.distance(answers, held.dense),
         damping=max((refit.damping for refit in end.refits.values()), default=0.0),
@@ -63,68 +72,73 @@ def describe_mode(
 def describe_transition(
     ends: tuple[str, str],
     start: State,
-    chosen: Candidate,
-    candidates: list[Candidate],
-    selection: Answers,
+    path: Candidate,
+    choice: Choice,
     held: HeldOut,
+    options: Options,
     *,
-    max_drop: float,
-    waypoints: int,
-    torn: int,
-    seed: int,
-    files: tuple[str, dict[str, str]],
+    file: str,
+    alternatives: Mapping[str, str],
 ) -> TransitionEntry:
-    """Evidence for a transition, in both directions."""
-    table, chunks = chosen.table, chosen.chunks
-    positions = spread_positions(chunks, table, waypoints)
-    cumulative = np.concatenate([[0], chunks.chunk_bytes(table).cumsum()])
-    entries: list[WaypointEntry] = []
-    seen: list[Answers] = []
-    length = 0.0
-    for position, answers in zip(positions, held.evaluator.along(table, start, chunks, positions), strict=True):
-        length += held.distance(answers, seen[-1]) if seen else 0.0
-        seen.append(answers)
-        entries.append(
+    """Evidence for a transition, in both directions.
+
+    Args:
+        ends: Mode left and mode reached.
+        start: State it begins at.
+        path: The chosen path, on the plan's joint table.
+        choice: What it was chosen from.
+        held: Held-out data.
+        options: How much to measure.
+        file: File of the chunk list.
+        alternatives: Strategy to the file of its chunk list.
+    """
+    table, chunks = path.table, path.chunks
+    positions = spread_positions(chunks, table, options.waypoints)
+    whole = list(held.evaluator.along(table, start, chunks, positions))
+    torn: list[Answers] = []
+    end = chunks.state_at(start, len(chunks))
+    for way, begin, salt in ((chunks, start, 0), (chunks.reversed(), end, 1)):
+        torn += held.evaluator.torn(table, begin, way, random_tears(table, way, options.torn // 2, options.seed + salt))
+    written = np.concatenate([[0], chunks.chunk_bytes(table).cumsum()])
+    lengths = np.cumsum([0.0, *(held.distance(one, other) for one, other in pairwise(whole))])
+    worst = min(answers.accuracy for answers in [*whole, *torn])
+    return TransitionEntry(
+        from_=ends[0],
+        to=ends[1],
+        strategy=path.strategy,
+        path=file,
+        alternatives=dict(alternatives),
+        chunks=len(chunks),
+        bytes_written=path.bytes_written,
+        functional_length=float(lengths[-1]),
+        min_accuracy=worst,
+        worst_drop_points=100 * (held.dense.accuracy - worst),
+        torn_states=len(torn),
+        waypoints=tuple(
             WaypointEntry(
                 position=position,
                 accuracy=answers.accuracy,
                 correct=held.correct(answers),
-                functional_length=length,
-                bytes=int(cumulative[position]),
+                functional_length=float(length),
+                bytes=int(written[position]),
             )
-        )
-    end = chunks.state_at(start, len(chunks))
-    for way, begin, salt in ((chunks, start, 0), (chunks.reversed(), end, 1)):
-        tears = random_tears(table, way, torn // 2, seed + salt)
-        seen += held.evaluator.torn(table, begin, way, tears)
-    worst = min(answers.accuracy for answers in seen)
-    return TransitionEntry(
-        from_=ends[0],
-        to=ends[1],
-        strategy=chosen.strategy,
-        path=files[0],
-        alternatives=files[1],
-        chunks=len(chunks),
-        bytes_written=chosen.bytes_written,
-        functional_length=length,
-        min_accuracy=worst,
-        worst_drop_points=100 * (held.dense.accuracy - worst),
-        torn_states=len(seen) - len(entries),
-        waypoints=tuple(entries),
-        candidates=tuple(
-            CandidateEntry(
-                name=one.name,
-                strategy=one.strategy,
-                feasible=is_feasible(one, selection, max_drop),
-                chosen=one is chosen,
-                bytes_written=one.bytes_written,
-                functional_length=one.length,
-                worst_accuracy=one.worst,
-                worst_accuracy_bound=max(one.bound, 0.0),
-                worst_divergence=one.divergence,
-            )
-            for one in candidates
+            for position, answers, length in zip(positions, whole, lengths, strict=True)
         ),
+        candidates=tuple(_candidate(one, choice) for one in choice.candidates),
+    )
+
+
+def _candidate(candidate: Candidate, choice: Choice) -> CandidateEntry:
+    return CandidateEntry(
+        name=candidate.name,
+        strategy=candidate.strategy,
+        feasible=candidate in choice.feasible,
+        chosen=candidate is choice.chosen,
+        bytes_written=candidate.bytes_written,
+        functional_length=candidate.length,
+        worst_accuracy=candidate.worst,
+        worst_accuracy_bound=max(candidate.bound, 0.0),
+        worst_divergence=candidate.divergence,
     )
 
 
@@ -156,9 +170,8 @@ def _margin(outputs: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[
     return outputs[rows, labels] - others.max(axis=1)
 
 
-def _share(network: Network, end: EndPoint, name: str) -> int:
+def _macs(network: Network, end: EndPoint, layer: Layer) -> int:
     """Multiply-accumulates of a layer in its compact form, per sample."""
-    layer = network.layer(name)
     macs = layer.macs * len(end.kept(layer)) // layer.units
     if layer.reads is not None:
         before = network.layer(layer.reads)

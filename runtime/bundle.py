@@ -14,19 +14,15 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 
 from device_profiles import Profile, loader
-from runtime import bundle_files
+from runtime import bundle_files, bundle_parts
 from runtime import manifest as schema
 from runtime.bundle_files import MANIFEST
 from runtime.chunks import ChunkList
 from runtime.errors import BundleError, UnknownMode
 from runtime.manifest import FileEntry, Manifest, ModeEntry, TransitionEntry
-from runtime.rows import Floats, MovedLayer, RowTable, State
+from runtime.rows import Floats, RowTable, State
 from runtime.samples import Samples, unpack
 
 GRAPH: Final = "graph.onnx"
@@ -113,13 +109,15 @@ class Bundle:
         start, end = transition.ends
         if name is None:
             raise BundleError(f"{self.path}: {start} → {end} has no {strategy} path; plan again with --alternatives")
-        arrays = _tensors(self.files[name], f"{self.path}/{name}")
-        rows = {key.removeprefix("rows/"): value for key, value in arrays.items() if key.startswith("rows/")}
-        _check_pool(rows, self.table.layers, f"{self.path}/{name}")
+        origin = f"{self.path}/{name}"
+        arrays = bundle_parts.read_tensors(self.files[name], origin)
+        stored = {key.removeprefix("rows/"): value for key, value in arrays.items() if key.startswith("rows/")}
+        rows = bundle_parts.check_weights(stored, origin)
+        bundle_parts.fit_pool(rows, self.table.layers, origin)
         table = self.table.extended(rows)
         lists = {key: value for key, value in arrays.items() if not key.startswith("rows/")}
-        chunks = ChunkList.from_arrays(_names(self.table), lists, f"{self.path}/{name}")
-        chunks.check(table, self.states[start], self.states[end], f"{self.path}/{name}")
+        chunks = ChunkList.from_arrays(table.names, lists, origin)
+        chunks.check(table, self.states[start], self.states[end], origin)
         return table, chunks
 
 
@@ -128,13 +126,17 @@ def read(path: str | os.PathLike[str]) -> Bundle:
 
     Raises:
         BundleError: Anything about it is not as the specification says; the text names file, found and expected.
+        ProfileError: The device profile in its manifest is not valid.
     """
     root = Path(path)
     if not root.is_dir():
         raise BundleError(f"{root}: found no directory, expected a plan bundle; make one with `geoshift plan`")
-    raw_manifest = bundle_files.read_regular(root, MANIFEST, schema.MAX_MANIFEST_BYTES)
-    manifest = schema.decode(raw_manifest, f"{root}/{MANIFEST}")
-    files = bundle_files.read_listed(root, manifest)
+    try:
+        raw_manifest = bundle_files.read_regular(root, MANIFEST, schema.MAX_MANIFEST_BYTES)
+        manifest = schema.decode(raw_manifest, f"{root}/{MANIFEST}")
+        files = bundle_files.read_listed(root, manifest.files)
+    except OSError as error:
+        raise BundleError(f"{error.filename or root}: cannot be read: {error.strerror}") from error
     return _assemble(root, manifest, {MANIFEST: raw_manifest, **files})
 
 
@@ -158,8 +160,9 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
     entries = {name: FileEntry(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw)) for name, raw in files.items()}
     complete = msgspec.structs.replace(manifest, files=dict(sorted(entries.items())))
     raw_manifest = schema.encode(complete)
+    bundle_files.check_listed(root, entries)
     _assemble(root, schema.decode(raw_manifest, f"{root}/{MANIFEST}"), {MANIFEST: raw_manifest, **files})
-    bundle_files.write_all(root, {**files, MANIFEST: raw_manifest})
+    bundle_files.write_all(root, {**files, MANIFEST: raw_manifest}, replace=replace)
     return root
 
 
@@ -170,13 +173,17 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
     if named != set(files) - {MANIFEST}:
         odd = sorted(named ^ (set(files) - {MANIFEST}))
         raise BundleError(f"{root}: file {odd[0]!r} is {'not listed' if odd[0] in named else 'listed, but not used'}")
-    tensors = _weights(files[BASE], f"{root}/{BASE}")
-    layers = _layers(manifest, tensors, root)
-    pool = _weights(files[ROWS], f"{root}/{ROWS}")
-    _check_pool(pool, layers, f"{root}/{ROWS}")
+    parts = {name: bundle_parts.read_tensors(files[name], f"{root}/{name}") for name in (BASE, ROWS, MODES)}
+    tensors = bundle_parts.check_weights(parts[BASE], f"{root}/{BASE}")
+    layers = bundle_parts.fit_layers(manifest, tensors, root)
+    pool = bundle_parts.check_weights(parts[ROWS], f"{root}/{ROWS}")
+    bundle_parts.fit_pool(pool, layers, f"{root}/{ROWS}")
     table = RowTable(layers, tensors, pool)
-    states = _states(root, manifest, table, _tensors(files[MODES], f"{root}/{MODES}"))
-    transitions = tuple(_transition(root, entry, table, states, files[entry.path]) for entry in manifest.transitions)
+    states = bundle_parts.fit_states(manifest, table, parts[MODES], root)
+    transitions = tuple(
+        Transition(entry, bundle_parts.read_path(entry, table, states, files[entry.path], root))
+        for entry in manifest.transitions
+    )
     shape = manifest.model.input_shape
     return Bundle(
         path=root,
@@ -192,103 +199,3 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
         evaluation=unpack(files[EVALUATION], f"{root}/{EVALUATION}", shape, len(manifest.labels)),
         files=files,
     )
-
-
-def _names(table: RowTable) -> tuple[str, ...]:
-    return tuple(layer.name for layer in table.layers)
-
-
-def _tensors(raw: bytes, origin: str) -> dict[str, NDArray[np.generic]]:
-    try:
-        return dict(load_tensors(raw))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise BundleError(f"{origin}: {error}") from error
-
-
-def _weights(raw: bytes, origin: str) -> dict[str, Floats]:
-    """Tensors that must be float32 and finite."""
-    weights: dict[str, Floats] = {}
-    for name, tensor in _tensors(raw, origin).items():
-        if tensor.dtype != np.float32:
-            raise BundleError(f"{origin}: tensor {name}: found {tensor.dtype}, expected float32")
-        values = tensor.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            raise BundleError(f"{origin}: tensor {name}: found a value that is not finite, expected finite weights")
-        weights[name] = values
-    return weights
-
-
-def _layers(manifest: Manifest, tensors: Mapping[str, Floats], root: Path) -> tuple[MovedLayer, ...]:
-    layers = tuple(
-        MovedLayer(entry.name, entry.weight, entry.bias, entry.shape, entry.reads, entry.columns_per_unit)
-        for entry in manifest.layers
-    )
-    for layer in layers:
-        wanted = {layer.weight: layer.shape} | ({layer.bias: (layer.units,)} if layer.bias is not None else {})
-        for name, shape in wanted.items():
-            found = tensors[name].shape if name in tensors else None
-            if found != shape:
-                raise BundleError(f"{root}/{BASE}: tensor {name}: found shape {found}, expected {shape}")
-    if len({layer.name for layer in layers}) != len(layers):
-        raise BundleError(f"{root}/{MANIFEST}: layers: found a name twice, expected each once")
-    return layers
-
-
-def _check_pool(pool: Mapping[str, NDArray[np.generic]], layers: tuple[MovedLayer, ...], origin: str) -> None:
-    widths = {layer.name: layer.width for layer in layers}
-    for name, rows in pool.items():
-        if name not in widths or rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != widths[name]:
-            raise BundleError(
-                f"{origin}: rows of {name}: found {rows.dtype}{list(rows.shape)}, "
-                f"expected float32[rows, {widths.get(name, 'no such layer')}]"
-            )
-        if not np.isfinite(rows).all():
-            raise BundleError(f"{origin}: rows of {name}: found a value that is not finite, expected finite weights")
-
-
-def _states(
-    root: Path, manifest: Manifest, table: RowTable, arrays: Mapping[str, NDArray[np.generic]]
-) -> dict[str, State]:
-    states: dict[str, State] = {}
-    for mode in manifest.modes:
-        prefix = f"{mode.name}/"
-        state = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
-        origin = f"{root}/{MODES}: mode {mode.name}"
-        table.check_state(state, origin)  # type: ignore[arg-type]  # it checks the dtype
-        states[mode.name] = {name: versions.astype(np.int32) for name, versions in state.items()}
-        _check_kept(mode, states[mode.name], table, origin)
-    if len(states) != len(manifest.modes) or sum(len(state) for state in states.values()) != len(arrays):
-        raise BundleError(
-            f"{root}/{MODES}: found arrays of {len(arrays)} layers, expected each mode once, nothing else"
-        )
-    return states
-
-
-def _check_kept(mode: ModeEntry, state: State, table: RowTable, origin: str) -> None:
-    """The units that a mode says it keeps must be those whose rows are not removed."""
-    for layer in table.layers:
-        kept = np.flatnonzero(state[layer.name] != 1)
-        said = mode.kept.get(layer.name, tuple(range(layer.units)))
-        if list(said) != kept.tolist():
-            raise BundleError(f"{origin}: layer {layer.name}: kept units differ from those whose rows are present")
-    if unknown := set(mode.kept) - {layer.name for layer in table.layers}:
-        raise BundleError(f"{origin}: found unknown layer {min(unknown)!r} among those that lost units")
-
-
-def _transition(
-    root: Path, entry: TransitionEntry, table: RowTable, states: Mapping[str, State], raw: bytes
-) -> Transition:
-    origin = f"{root}/{entry.path}"
-    for mode in (entry.from_, entry.to):
-        if mode not in states:
-            raise BundleError(f"{root}/{MANIFEST}: transition {entry.from_} → {entry.to}: found no mode {mode!r}")
-    chunks = ChunkList.from_arrays(_names(table), _tensors(raw, origin), origin)
-    chunks.check(table, states[entry.from_], states[entry.to], origin)
-    if (len(chunks), chunks.total_bytes(table)) != (entry.chunks, entry.bytes_written):
-        raise BundleError(
-            f"{origin}: found {len(chunks)} chunks of {chunks.total_bytes(table)} bytes, "
-            f"expected {entry.chunks} of {entry.bytes_written}"
-        )
-    if any(not 0 <= waypoint.position <= len(chunks) for waypoint in entry.waypoints):
-        raise BundleError(f"{root}/{MANIFEST}: transition {entry.from_} → {entry.to}: a waypoint lies beyond its end")
-    return Transition(entry, chunks)

@@ -7,67 +7,131 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-import tempfile
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
 
 from runtime.errors import BundleError
-from runtime.manifest import Manifest
+from runtime.manifest import MAX_MANIFEST_BYTES, FileEntry
 
 MANIFEST: Final = "plan.json"
 MAX_BUNDLE_BYTES: Final = 4 << 30
 """No supported board holds a network beyond this; it stops a hostile manifest before anything is read."""
 MAX_FILES: Final = 4096
+_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}){0,3}")
+"""No climbing, no hidden file, no other drive, nothing that a terminal or another file system takes for more."""
+_FAMILY: Final = "geoshift.plan/"
 
 
 def check_target(root: Path, *, replace: bool) -> None:
     """Check that a bundle may be written to ``root``; worth asking before a long plan.
 
+    Only a bundle is ever replaced, since replacing deletes all that is there: a directory with a manifest of any
+    version of this format and no file beside those that it lists.
+
     Raises:
         BundleError: Something stands there that may not be replaced.
     """
-    bundle = (root / MANIFEST).is_file()
-    if (root.exists() or root.is_symlink()) and not (replace and bundle):
-        remedy = "choose another directory or use --force" if bundle else "choose another directory"
-        raise BundleError(
-            f"{root}: found {'a bundle' if bundle else 'something that is no bundle'}, expected nothing; {remedy}"
-        )
-
-
-def write_all(root: Path, files: Mapping[str, bytes]) -> None:
-    """Write files to a hidden directory beside ``root``, then rename it to ``root``."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".partial", dir=root.parent))
+    if not (root.exists() or root.is_symlink()):
+        return
     try:
-        # mkdtemp keeps others out; a bundle is for others to read.
-        staging.chmod(0o755)
+        strange = _strange(root)
+    except OSError as error:
+        raise BundleError(f"{root}: cannot be looked at ({error.strerror}); choose another directory") from error
+    if strange:
+        raise BundleError(
+            f"{root}: found something that is no bundle ({strange}), expected nothing; choose another directory"
+        )
+    if not replace:
+        raise BundleError(f"{root}: found a bundle, expected nothing; choose another directory or use --force")
+
+
+def _strange(root: Path) -> str:
+    """What about ``root`` says that it is not simply a bundle, or nothing."""
+    if root.is_symlink() or not root.is_dir():
+        return "no directory"
+    if (root / MANIFEST).is_symlink() or not (root / MANIFEST).is_file():
+        return f"no {MANIFEST}"
+    listed = _listed(_read(root / MANIFEST, MAX_MANIFEST_BYTES))
+    if listed is None:
+        return f"a {MANIFEST} that is none of geoshift's"
+    extra = sorted(_present(root) - listed - {MANIFEST})
+    return f"{extra[0]!r} in it" if extra else ""
+
+
+def _listed(raw: bytes) -> set[str] | None:
+    """Files that a manifest of any version lists; None if it is no manifest."""
+    try:
+        data = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    found: Any = data if isinstance(data, dict) else {}
+    schema, files = found.get("schema"), found.get("files")
+    known = isinstance(schema, str) and schema.startswith(_FAMILY) and isinstance(files, dict)
+    return set(files) if known else None
+
+
+def write_all(root: Path, files: Mapping[str, bytes], *, replace: bool) -> None:
+    """Write files to a hidden directory beside ``root``, then rename it to ``root``.
+
+    Whatever interrupts it, ``root`` is afterwards as it was or new, and nothing else is left.
+
+    Raises:
+        BundleError: Something came to stand at ``root`` meanwhile that may not be replaced.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    workplace = root.parent / f".{root.name}.{uuid4().hex}.partial"
+    new, old = workplace / "new", workplace / "old"
+    try:
+        new.mkdir(parents=True)
         for name, raw in files.items():
-            target = staging / name
+            target = new / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as handle:
                 handle.write(raw)
                 handle.flush()
                 os.fsync(handle.fileno())
-        _put_in_place(staging, root)
+        for folder in {new, *((new / name).parent for name in files)}:
+            _sync(folder)
+        check_target(root, replace=replace)
+        try:
+            if root.exists():
+                root.rename(old)
+            new.rename(root)
+        finally:
+            if old.exists() and not root.exists():
+                old.rename(root)
+        _sync(root.parent)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        # What stood there is never deleted before its successor is in place.
+        if root.exists() or not old.exists():
+            _remove(workplace)
 
 
-def _put_in_place(staging: Path, root: Path) -> None:
-    """Rename the finished directory; a bundle that stood there is put aside first and back if that fails."""
-    if not root.exists():
-        staging.rename(root)
-        return
-    aside = staging.with_suffix(".old")
-    root.rename(aside)
+def _sync(folder: Path) -> None:
+    """Make names in a directory last through a power cut, where the file system knows how."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove(workplace: Path) -> None:
+    """Delete what is left over, on a second try if the first is interrupted."""
     try:
-        staging.rename(root)
-    except OSError:
-        aside.rename(root)
+        shutil.rmtree(workplace, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(workplace, ignore_errors=True)
         raise
-    shutil.rmtree(aside)
 
 
 def read_regular(root: Path, name: str, limit: int) -> bytes:
@@ -75,35 +139,57 @@ def read_regular(root: Path, name: str, limit: int) -> bytes:
     target = root / name
     if target.is_symlink() or not target.is_file():
         raise BundleError(f"{target}: found no regular file, expected one; the bundle is incomplete: copy it again")
-    size = target.stat().st_size
-    if size > limit:
-        raise BundleError(f"{target}: found {size} bytes, expected at most {limit}")
-    return target.read_bytes()
+    raw = _read(target, limit)
+    if len(raw) > limit:
+        size = target.stat().st_size
+        raise BundleError(f"{target}: found {size} bytes, expected at most {limit}; copy the bundle again")
+    return raw
 
 
-def read_listed(root: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Read all listed files and refuse any other."""
-    total = sum(entry.bytes for entry in manifest.files.values())
-    if total > MAX_BUNDLE_BYTES or len(manifest.files) > MAX_FILES:
+def _read(target: Path, limit: int) -> bytes:
+    """Up to ``limit`` bytes and one more, of a file that was regular a moment ago and may not be any more."""
+    # A link, pipe or device put there since the check is refused or read without waiting.
+    flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+    with open(os.open(target, flags), "rb") as handle:
+        found = os.fstat(handle.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise BundleError(f"{target}: found no regular file, expected one; the bundle is incomplete: copy it again")
+        return handle.read(min(limit, found.st_size) + 1)
+
+
+def check_listed(root: Path, files: Mapping[str, FileEntry]) -> None:
+    """Check names and sizes of the files that a manifest lists, before any of them is touched.
+
+    Raises:
+        BundleError: A name may lead out of the bundle, or there is too much.
+    """
+    total = sum(entry.bytes for entry in files.values())
+    if total > MAX_BUNDLE_BYTES or len(files) > MAX_FILES:
         raise BundleError(
-            f"{root}: found {len(manifest.files)} files of {total} bytes, "
+            f"{root}/{MANIFEST}: files: found {len(files)} files of {total} bytes, "
             f"expected at most {MAX_FILES} of {MAX_BUNDLE_BYTES}"
         )
-    for name in manifest.files:
-        pure = PurePosixPath(name)
-        climbs = pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or str(pure) != name
-        if climbs or name == MANIFEST:
-            raise BundleError(f"{root}/{MANIFEST}: files: found path {name!r}, expected one inside the bundle")
-    present = {found.relative_to(root).as_posix() for found in root.rglob("*") if found.is_symlink() or found.is_file()}
-    if extra := sorted(present - set(manifest.files) - {MANIFEST}):
+    for name in files:
+        if not _NAME.fullmatch(name) or name == MANIFEST:
+            raise BundleError(
+                f"{root}/{MANIFEST}: files: found path {name!r}, expected one inside the bundle, of letters, digits, "
+                "'.', '_' and '-', as in paths/rows.safetensors"
+            )
+
+
+def read_listed(root: Path, entries: Mapping[str, FileEntry]) -> dict[str, bytes]:
+    """Read all listed files and refuse any other."""
+    check_listed(root, entries)
+    if extra := sorted(_present(root) - set(entries) - {MANIFEST}):
         raise BundleError(
             f"{root}: found {extra[0]!r}, which {MANIFEST} does not list; remove it or copy the bundle again"
         )
     files: dict[str, bytes] = {}
-    for name, entry in manifest.files.items():
-        if any((root / parent).is_symlink() for parent in PurePosixPath(name).parents):
+    for name, entry in entries.items():
+        # All but the last, which is the bundle itself: how it was called is its user's business.
+        if any((root / parent).is_symlink() for parent in list(PurePosixPath(name).parents)[:-1]):
             raise BundleError(f"{root}/{name}: found a link on the way to it, expected real directories")
-        raw = read_regular(root, name, MAX_BUNDLE_BYTES)
+        raw = read_regular(root, name, entry.bytes)
         digest = hashlib.sha256(raw).hexdigest()
         if (len(raw), digest) != (entry.bytes, entry.sha256):
             raise BundleError(
@@ -112,3 +198,9 @@ def read_listed(root: Path, manifest: Manifest) -> dict[str, bytes]:
             )
         files[name] = raw
     return files
+
+
+def _present(root: Path) -> set[str]:
+    """Everything in a directory that is no directory, links to directories included."""
+    found = (path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(root).as_posix() for path in found}

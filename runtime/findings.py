@@ -32,6 +32,11 @@ def percent(fraction: float, samples: int) -> str:
     return f"{100 * fraction:.{decimals(samples)}f} %"
 
 
+def short(mode: str) -> str:
+    """A mode's name, shortened where it would run into its neighbour."""
+    return mode if len(mode) <= 12 else f"{mode[:11]}…"
+
+
 def ranked(simulation: Simulation) -> list[tuple[str, StrategyResult]]:
     """Strategies, the best worst state first, fewest bytes breaking ties."""
     return sorted(simulation.strategies.items(), key=lambda item: (-item[1].min_accuracy, item[1].bytes_written))

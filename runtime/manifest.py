@@ -52,9 +52,10 @@ class LayerEntry(_Record, frozen=True, kw_only=True):
     name: str
     weight: str
     bias: str | None
-    shape: tuple[Annotated[int, Meta(ge=1)], ...]
+    shape: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=2)]
     reads: str | None
     columns_per_unit: Annotated[int, Meta(ge=1)]
+    """Whole input channels of ``shape``; for a linear layer, columns."""
 
 
 class ModeEntry(_Record, frozen=True, kw_only=True):

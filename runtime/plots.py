@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
-from runtime.findings import AT_ONCE, Point, curves, decimals, limits, percent, ranked, worst_point
+from runtime.findings import AT_ONCE, Point, curves, decimals, limits, percent, ranked, short, worst_point
 from runtime.manifest import ModeEntry
 from runtime.simulator import Simulation, StrategyResult
 
@@ -62,11 +64,6 @@ class Look:
         """Words beside a mark, readable on top of lines, for matplotlib."""
         box = {"facecolor": self.paper, "alpha": 0.75, "linewidth": 0, "pad": 1}
         return {"textcoords": "offset points", "va": "center", "zorder": 6, "bbox": box, **self.words}
-
-    @property
-    def bar(self) -> str:
-        """Colour of what belongs to no strategy."""
-        return "#93a1ad" if self.dark else "#596673"
 
     def figure(self, height_in: float) -> Figure:
         """An empty figure of the right width."""
@@ -116,9 +113,7 @@ def tour(look: Look, simulation: Simulation, stops: Sequence[str], chosen: Seque
         chosen: Strategy that the plan uses in each transition.
     """
     low, high, floor = limits(simulation)
-    titles = ["right answers in %"]
-    if floor is not None:
-        titles = ["right answers in %, all strategies", "the same, only the upper end of the axis"]
+    titles = ["right answers in %", "the same, only the upper end of the axis"][: 1 if floor is None else 2]
     figure = look.figure(6.8 if floor is not None else 5.0 if look.narrow else 4.5)
     axes: list[Axes] = list(figure.subplots(len(titles), 1, squeeze=False, height_ratios=[2, 3][-len(titles) :])[:, 0])
     for axis, title in zip(axes, titles, strict=True):
@@ -189,7 +184,7 @@ def modes(look: Look, entries: Sequence[ModeEntry], samples: int) -> bytes:
         entries: Modes, the dense one first.
         samples: Held-out samples that the accuracies were measured on.
     """
-    names = [_short(mode.name) for mode in entries]
+    names = [short(mode.name) for mode in entries]
     figure, panels = _side_by_side(look, 3, 0.36 * len(entries) + 0.8)
     titles = ("multiply-accumulates", "weight bytes", "right answers, axis not from 0")
     for axis, title in zip(panels, titles, strict=True):
@@ -197,10 +192,10 @@ def modes(look: Look, entries: Sequence[ModeEntry], samples: int) -> bytes:
     costs = [(mode.macs, mode.weight_bytes) for mode in entries]
     for axis, values in zip(panels, zip(*costs, strict=True), strict=False):
         shares = [100 * value / max(values[0], 1) for value in values]
-        _bars(axis, look, shares, [f"{share:.0f} %" for share in shares], [look.bar] * len(shares))
+        _bars(axis, look, shares, [f"{share:.0f} %" for share in shares], [_OTHER.color(look)] * len(shares))
     right = [100 * mode.accuracy for mode in entries]
     panels[2].axvline(right[0], color=look.ink, linewidth=1, dashes=(2, 2))
-    panels[2].plot(right, range(len(right)), "o", markersize=8, color=look.bar)
+    panels[2].plot(right, range(len(right)), "o", markersize=8, color=_OTHER.color(look))
     for place, value in enumerate(right):
         panels[2].annotate(percent(value / 100, samples), (value, place), (9, 0), **look.label)
     span = max(max(right) - min(right), 1.0)
@@ -214,7 +209,12 @@ def _draw(axis: Axes, look: Look, name: str, result: StrategyResult, strength: f
     whole, torn = curves(result)
     step = "steps-mid" if name in AT_ONCE else "default"
     axis.plot(*zip(*whole, strict=True), drawstyle=step, alpha=strength, **pen.line(look))
-    ring = {"color": pen.color(look), "markerfacecolor": look.paper, "markersize": 3.6, "alpha": strength}
+    ring: dict[str, Any] = {
+        "color": pen.color(look),
+        "markerfacecolor": look.paper,
+        "markersize": 3.6,
+        "alpha": strength,
+    }
     axis.plot([x for x, _ in torn], [y for _, y in torn], "o", **ring)
 
 
@@ -244,7 +244,7 @@ def _mark_worst(axis: Axes, look: Look, simulation: Simulation, low: float, high
 def _furnish(axis: Axes, look: Look, simulation: Simulation, stops: Sequence[str], title: str) -> None:
     """Grid, mode names and the dense network's accuracy."""
     axis.axhline(100 * simulation.dense_accuracy, color=look.ink, linewidth=0.9, dashes=(1, 3), zorder=1)
-    axis.set_xticks(range(len(stops)), [_short(stop) for stop in stops])
+    axis.set_xticks(range(len(stops)), [short(stop) for stop in stops])
     axis.set_xlim(-0.03, len(stops) - 0.97)
     axis.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -284,14 +284,13 @@ def _frame(axis: Axes, look: Look, title: str) -> None:
         spine.set_color(look.faint)
 
 
-def _short(name: str) -> str:
-    """A mode's name, shortened where it would run into its neighbour."""
-    return name if len(name) <= 12 else f"{name[:11]}…"
-
-
 def _png(figure: Figure, look: Look) -> bytes:
     """The figure with two pixels of the file to one of the page, or a little more on a phone."""
-    FigureCanvasAgg(figure)
+    figure.set_dpi(216 if look.narrow else 192)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=216 if look.narrow else 192, metadata={"Software": None})
+    # 256 colours are enough for lines on paper, and a third of the size.
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+    image.save(buffer, format="png")
     return buffer.getvalue()

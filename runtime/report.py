@@ -7,6 +7,7 @@ import importlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -146,10 +147,7 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
 def _stops(manifest: Manifest) -> list[str]:
     """Mode names along the tour; both where a transition does not begin in the mode that the last one ended in."""
     moves = manifest.transitions
-    between = [
-        one.to if one.to == other.from_ else f"{one.to} | {other.from_}"
-        for one, other in zip(moves, moves[1:], strict=False)
-    ]
+    between = [one.to if one.to == other.from_ else f"{one.to} | {other.from_}" for one, other in pairwise(moves)]
     return [moves[0].from_, *between, moves[-1].to]
 
 

@@ -89,6 +89,11 @@ class RowTable:
         """Look a moved layer up by name."""
         return self._by_name[name]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the layers, in forward order."""
+        return tuple(layer.name for layer in self.layers)
+
     def versions(self, name: str) -> int:
         """Number of versions that rows of layer ``name`` can have."""
         return POOL + len(self.pool[name])

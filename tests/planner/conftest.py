@@ -11,7 +11,8 @@ from torch import nn
 from device_profiles import Profile, loader
 from planner import checkpoint, models
 from planner.datasets import Dataset, load, split
-from planner.plan import Options, make_plan
+from planner.options import Options
+from planner.plan import make_plan
 from planner.recipes import recipe_for
 from planner.training import train
 from runtime.bundle import Bundle, read

@@ -1,0 +1,157 @@
+"""Puts a plan together: the manifest with its evidence, and the files it lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from safetensors.numpy import save as save_tensors
+
+from device_profiles import Profile, loader
+from planner.adopt import adopt, alternative_file
+from planner.candidates import Candidate, Choice
+from planner.datasets import Dataset
+from planner.deploy import Deployment, kept_units
+from planner.endpoint import EndPoint
+from planner.evidence import HeldOut, describe_mode, describe_transition
+from planner.network import Network
+from planner.options import Options
+from planner.progress import Progress
+from runtime.bundle import BASE, CANARY, EVALUATION, GRAPH, MODES, ROWS
+from runtime.manifest import LayerEntry, Manifest, ModeEntry, ModelEntry, PlanningEntry, TransitionEntry
+from runtime.rows import RowTable
+from runtime.samples import Samples, pack
+
+Files = dict[str, bytes]
+
+
+def describe_modes(
+    network: Network,
+    ends: Mapping[str, EndPoint],
+    deployed: Deployment,
+    held: HeldOut,
+    profile: Profile,
+    progress: Progress,
+) -> tuple[tuple[ModeEntry, ...], Files]:
+    """Evidence and compact graph of every mode."""
+    entries: list[ModeEntry] = []
+    files: Files = {}
+    for number, (name, end) in enumerate(ends.items()):
+        progress.step(name)
+        file = f"graphs/{number}-{name}.onnx"
+        files[file] = deployed.compact[name]
+        entries.append(
+            describe_mode(
+                network,
+                end,
+                held.evaluator.at(deployed.table, deployed.states[name]),
+                held,
+                graph=file,
+                kept=kept_units(network, end),
+                description=profile.modes[name].description,
+            )
+        )
+    return tuple(entries), files
+
+
+def describe_paths(
+    choices: Mapping[tuple[str, str], Choice],
+    deployed: Deployment,
+    held: HeldOut,
+    options: Options,
+    progress: Progress,
+) -> tuple[tuple[TransitionEntry, ...], Files, RowTable]:
+    """Evidence and chunk lists of every transition, and the table that has the rows of all of them."""
+    table, adopted = adopt(deployed.table, {ends: choice.chosen for ends, choice in choices.items()})
+    entries: list[TransitionEntry] = []
+    files: Files = {}
+    for number, (ends, choice) in enumerate(choices.items()):
+        progress.step(" → ".join(ends))
+        stem = f"paths/{number}-{'-'.join(ends)}"
+        files[f"{stem}.safetensors"] = save_tensors(adopted[ends].chunks.arrays())
+        others: dict[str, str] = {}
+        best = _best_geodesic(choice)
+        if options.alternatives and best is not None:
+            others["geodesic"] = f"{stem}-geodesic.safetensors"
+            files[others["geodesic"]] = alternative_file(best, deployed.table, table)
+        entries.append(
+            describe_transition(
+                ends,
+                deployed.states[ends[0]],
+                adopted[ends],
+                choice,
+                held,
+                options,
+                file=f"{stem}.safetensors",
+                alternatives=others,
+            )
+        )
+    return tuple(entries), files, table
+
+
+def complete(
+    definition: str,
+    network: Network,
+    dataset: Dataset,
+    profile: Profile,
+    deployed: Deployment,
+    table: RowTable,
+    modes: tuple[ModeEntry, ...],
+    transitions: tuple[TransitionEntry, ...],
+    planning: PlanningEntry,
+    canary: Samples,
+    held: HeldOut,
+) -> tuple[Manifest, Files]:
+    """The manifest, and the files that are not those of one mode or one transition."""
+    manifest = Manifest(
+        release=1,
+        model=ModelEntry(
+            id=type(network.module).__name__,
+            definition=definition,
+            input_shape=network.input_shape,
+            outputs=held.dense.outputs.shape[1],
+            dense_bytes=sum(4 * tensor.size for tensor in deployed.dense.values()),
+            dense_macs=sum(layer.macs for layer in network.layers),
+        ),
+        profile=loader.as_builtins(profile),
+        preprocessing=dict(dataset.preprocessing),
+        labels=dataset.labels,
+        layers=tuple(
+            LayerEntry(
+                name=layer.name,
+                weight=layer.weight,
+                bias=layer.bias,
+                shape=layer.shape,
+                reads=layer.reads,
+                columns_per_unit=layer.columns_per_unit,
+            )
+            for layer in table.layers
+        ),
+        modes=modes,
+        transitions=transitions,
+        planning=planning,
+        files={},
+    )
+    states = {f"{name}/{layer}": rows for name, state in deployed.states.items() for layer, rows in state.items()}
+    files = {
+        GRAPH: deployed.live,
+        BASE: deployed.base,
+        ROWS: save_tensors({name: rows for name, rows in table.pool.items() if len(rows)}),
+        MODES: save_tensors(states),
+        CANARY: pack(canary),
+        EVALUATION: pack(held.evaluator.samples.take(held.stored)),
+    }
+    return manifest, files
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what a plan's numbers come from."""
+    return {name: version(name) for name in ("geoshift", "torch", "onnxruntime", "numpy")}
+
+
+def _best_geodesic(choice: Choice) -> Candidate | None:
+    """The geodesic whose worst state was best, to be simulated; None when there is none or it was chosen itself."""
+    if choice.chosen.strategy == "geodesic":
+        return None
+    geodesics = [one for one in choice.candidates if one.strategy == "geodesic"]
+    return max(geodesics, key=lambda one: (one.worst, -one.bytes_written), default=None)

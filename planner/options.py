@@ -1,0 +1,33 @@
+"""What a plan may spend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a plan may spend.
+
+    Attributes:
+        seed: Seed of the split, the probes and the torn states.
+        selection: Training samples put aside to choose on.
+        walked: Of these, how many every candidate path is walked on.
+        fit: Training samples that rows are fitted on, at most. On VGG-11's widest reader 1,000 images already gave
+            the refit its accuracy; smaller images have fewer positions, hence twice that.
+        probes: Samples of the pullback metric.
+        stored: Test samples kept in the bundle.
+        waypoints: Measured states of each transition, at most.
+        torn: Torn states measured for each transition, both directions together.
+        alternatives: Whether geodesic paths that were not chosen are kept in the bundle, to be simulated.
+    """
+
+    seed: int = 0
+    selection: int = 1000
+    walked: int = 2000
+    fit: int = 2000
+    probes: int = 64
+    stored: int = 1000
+    waypoints: int = 11
+    torn: int = 20
+    alternatives: bool = True
