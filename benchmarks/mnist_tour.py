@@ -7,11 +7,15 @@ read for the figures alone. The rivals walk between the same ends, through the s
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +23,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.frame import Claim, Findings, main
-from device_profiles import Profile, loader
+from device_profiles import loader
 from planner import checkpoint, models
 from planner.datasets import Dataset, load, split
 from planner.mnist_files import cache_directory
@@ -28,39 +32,109 @@ from planner.plan import make_plan
 from planner.recipes import recipe_for
 from planner.training import train
 from runtime.bundle import Bundle, Transition, read
-from runtime.chunks import ChunkList
 from runtime.compact import pack
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.rows import RowTable, State
+from runtime.rows import State
 from runtime.samples import Samples
 from runtime.session import Session
 from runtime.simulator import compile_strategy, ends_of
 
-MODEL, DATA, PROFILE = "lenet5", "mnist", "generic-x86"
+PROFILE = "generic-x86"
 RIVALS = ("naive", "zero-first", "linear", "ramp", "geodesic", "plain")
-WAYPOINTS = 13
-RANDOM_STATES = 100
-RIVAL_STATES = 24
 console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is planned and measured."""
+
+    model: str
+    data: str
+    selection: int
+    waypoints: int
+    random_states: int
+    rival_waypoints: int
+    rival_states: int
+
+
+FULL = Setting("lenet5", "mnist", 5000, 13, 100, 9, 16)
+QUICK = Setting("digits-cnn", "digits", 400, 5, 10, 3, 4)
 
 
 def run(quick: bool) -> Findings:
     """Measure; quick: one seed on digits."""
-    seeds = [0] if quick else [0, 1, 2]
-    model, data, selection = ("digits-cnn", "digits", 400) if quick else (MODEL, DATA, 5000)
-    dataset = load(data)
-    profile = loader.load(PROFILE)
-    per_seed = []
-    for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            module = trained(model, dataset, seed, selection)
-            make_plan(
-                module, model, dataset, profile, Path(folder) / "plan", options=Options(seed=seed, selection=selection)
-            )
-            bundle = read(Path(folder) / "plan")
-            per_seed.append(measure(bundle, profile, dataset, module, seed, 10 if quick else RANDOM_STATES))
-            shutil.rmtree(folder, ignore_errors=True)
+    seeds, setting = ([0], QUICK) if quick else ([0, 1, 2], FULL)
+    load(setting.data)  # fetched once, before several processes ask for it
+    # One thread a process: the networks are small, and two processes use two cores better than two threads do.
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(
+        max_workers=min(2, os.cpu_count() or 1), mp_context=get_context("spawn"), initializer=torch.set_num_threads,
+        initargs=(1,),
+    ) as pool:  # fmt: skip
+        paths = [Path(folder) / str(seed) for seed in seeds]
+        per_seed = list(pool.map(plan_seed, seeds, paths, [setting] * len(seeds)))
+        tasks = [(seed, path, name) for name in ("planned", *RIVALS) for seed, path in zip(seeds, paths, strict=True)]
+        walked = pool.map(walk_tour, *zip(*tasks, strict=True), [setting] * len(tasks))
+        for (seed, _, name), found in zip(tasks, walked, strict=True):
+            console.print(f"seed {seed}, {name}: worst {found['worst_torn_drop_points']:.2f} points below C1")
+            per_seed[seeds.index(seed)]["tour"][name] = found
     return findings(seeds, per_seed)
+
+
+def plan_seed(seed: int, folder: Path, setting: Setting) -> dict[str, Any]:
+    """Train, plan, and compare the plan's graphs with PyTorch."""
+    dataset = load(setting.data)
+    module = trained(setting.model, dataset, seed, setting.selection)
+    options = Options(seed=seed, selection=setting.selection)
+    make_plan(module, setting.model, dataset, loader.load(PROFILE), folder, options=options)
+    bundle = read(folder)
+    session = Session(bundle.graph, bundle.constants)
+    evaluator = Evaluator(session, Samples(dataset.test_x, dataset.test_y))
+    return {
+        "seed": seed,
+        "dense_accuracy": bundle.manifest.modes[0].accuracy,
+        "modes": {mode.name: {"accuracy": mode.accuracy, "macs": mode.macs} for mode in bundle.manifest.modes},
+        "strategies": {" → ".join(move.ends): move.entry.strategy for move in bundle.transitions},
+        "dense_bytes": bundle.manifest.model.dense_bytes,
+        "size_bytes": bundle.size_bytes,
+        "epoch_equivalents": bundle.manifest.planning.epoch_equivalents,
+        "planning_seconds": bundle.manifest.planning.seconds,
+        "tour": {},
+        "torch_difference": torch_difference(bundle, evaluator, module),
+        "compact_difference": compact_difference(bundle, evaluator),
+    }
+
+
+def walk_tour(seed: int, folder: Path, name: str, setting: Setting) -> dict[str, Any]:
+    """Walk the whole tour, there and back, with one strategy; drops are paired against C1 on the same images."""
+    dataset = load(setting.data)
+    bundle = read(folder)
+    session = Session(bundle.graph, bundle.constants)
+    evaluator = Evaluator(session, Samples(dataset.test_x, dataset.test_y))
+    dense = evaluator.at(bundle.table, bundle.table.dense())
+    planned = name == "planned"
+    waypoints = setting.waypoints if planned else setting.rival_waypoints
+    random_states = setting.random_states if planned else setting.rival_states
+    along: list[Answers] = []
+    torn: list[Answers] = []
+    written = 0
+    for move in bundle.transitions:
+        start, end = ends_of(bundle, move, name)
+        table, chunks = bundle.table, move.chunks
+        if not planned:
+            table, chunks = compile_strategy(bundle, move, name, start, end)
+        along += evaluator.along(table, start, chunks, spread_positions(chunks, table, waypoints))
+        # Seeds of their own: the torn states are not those that the planner looked at.
+        for way, begin, salt in ((chunks, start, 1000), (chunks.reversed(), end, 2000)):
+            torn += evaluator.torn(table, begin, way, random_tears(table, way, random_states // 2, seed + salt))
+        written += chunks.total_bytes(table)
+    return {
+        "worst_state_drop_points": 100 * (dense.accuracy - min(answers.accuracy for answers in along)),
+        "worst_torn_drop_points": 100 * (dense.accuracy - min(answers.accuracy for answers in torn)),
+        "bytes_written": written,
+        "states": len(along),
+        "torn_states": len(torn),
+        "accuracies": [answers.accuracy for answers in along],
+    }
 
 
 def trained(model: str, dataset: Dataset, seed: int, selection: int) -> torch.nn.Module:
@@ -82,63 +156,6 @@ def trained(model: str, dataset: Dataset, seed: int, selection: int) -> torch.nn
     return module.eval()
 
 
-def measure(
-    bundle: Bundle, profile: Profile, dataset: Dataset, module: torch.nn.Module, seed: int, random_states: int
-) -> dict:
-    """All figures of one seed."""
-    test = Samples(dataset.test_x, dataset.test_y)
-    session = Session(bundle.graph, bundle.constants, threads=profile.threads)
-    evaluator = Evaluator(session, test)
-    dense = evaluator.at(bundle.table, bundle.table.dense())
-    tour = {}
-    for name in ("planned", *RIVALS):
-        worst = {"waypoints": dense.accuracy, "torn": dense.accuracy}
-        accuracies, written = [], 0
-        for move in bundle.transitions:
-            console.print(f"seed {seed}: {name} {' → '.join(move.ends)}")
-            start, end = ends_of(bundle, move, name)
-            table, chunks = (bundle.table, move.chunks) if name == "planned" else compile_strategy(
-                bundle, move, name, start, end
-            )  # fmt: skip
-            count = random_states if name == "planned" else min(RIVAL_STATES, random_states)
-            whole, torn = states(evaluator, table, start, end, chunks, count, seed)
-            accuracies += [answers.accuracy for answers in whole]
-            worst["waypoints"] = min([worst["waypoints"], *(answers.accuracy for answers in whole)])
-            worst["torn"] = min([worst["torn"], *(answers.accuracy for answers in torn)])
-            written += chunks.total_bytes(table)
-        tour[name] = {
-            "worst_state_drop_points": 100 * (dense.accuracy - worst["waypoints"]),
-            "worst_torn_drop_points": 100 * (dense.accuracy - worst["torn"]),
-            "bytes_written": written,
-            "accuracies": accuracies,
-        }
-    return {
-        "seed": seed,
-        "dense_accuracy": dense.accuracy,
-        "modes": {mode.name: {"accuracy": mode.accuracy, "macs": mode.macs} for mode in bundle.manifest.modes},
-        "strategies": {" → ".join(move.ends): move.entry.strategy for move in bundle.transitions},
-        "dense_bytes": bundle.manifest.model.dense_bytes,
-        "size_bytes": bundle.size_bytes,
-        "epoch_equivalents": bundle.manifest.planning.epoch_equivalents,
-        "planning_seconds": bundle.manifest.planning.seconds,
-        "tour": tour,
-        "torch_difference": torch_difference(bundle, evaluator, module),
-        "compact_difference": compact_difference(bundle, evaluator, profile),
-    }
-
-
-def states(
-    evaluator: Evaluator, table: RowTable, start: State, end: State, chunks: ChunkList, count: int, seed: int
-) -> tuple[list[Answers], list[Answers]]:
-    """Answers at waypoints, and at ``count`` random torn states, half of them on the way back."""
-    whole = list(evaluator.along(table, start, chunks, spread_positions(chunks, table, WAYPOINTS)))
-    torn: list[Answers] = []
-    # A seed of its own: the torn states are not those that the planner looked at.
-    for way, begin, salt in ((chunks, start, 1000), (chunks.reversed(), end, 2000)):
-        torn += evaluator.torn(table, begin, way, random_tears(table, way, count // 2, seed + salt))
-    return whole, torn
-
-
 def torch_difference(bundle: Bundle, evaluator: Evaluator, module: torch.nn.Module) -> float:
     """Largest difference between ONNX Runtime and PyTorch over all waypoints, relative to the largest output."""
     few = Evaluator(evaluator.session, evaluator.samples.take(500))
@@ -152,11 +169,11 @@ def torch_difference(bundle: Bundle, evaluator: Evaluator, module: torch.nn.Modu
     return worst
 
 
-def compact_difference(bundle: Bundle, evaluator: Evaluator, profile: Profile) -> float:
+def compact_difference(bundle: Bundle, evaluator: Evaluator) -> float:
     """Largest difference between a mode's compact graph and its masked dense network."""
     worst = 0.0
     for mode, state in bundle.states.items():
-        compact = Session(bundle.compact[mode], pack(bundle, mode), threads=profile.threads)
+        compact = Session(bundle.compact[mode], pack(bundle, mode))
         small = Evaluator(compact, evaluator.samples).answers(compact.bind({}))
         worst = max(worst, relative(small.outputs, evaluator.at(bundle.table, state).outputs))
     return worst
@@ -174,7 +191,7 @@ def relative(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max() / max(1.0, float(np.abs(other).max())))
 
 
-def findings(seeds: list[int], per_seed: list[dict]) -> Findings:
+def findings(seeds: list[int], per_seed: list[dict[str, Any]]) -> Findings:
     """Claims, rivals and picture."""
 
     def claim(name: str, unit: str, op: str, bar: float, values: list[float]) -> Claim:
@@ -204,7 +221,7 @@ def findings(seeds: list[int], per_seed: list[dict]) -> Findings:
     return Findings(seeds, claims, rivals, data, picture(per_seed))
 
 
-def picture(per_seed: list[dict]) -> Figure:
+def picture(per_seed: list[dict[str, Any]]) -> Figure:
     """Drop against C1 along the tour, planned beside its rivals; one line a seed."""
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     all_axis, close_axis = figure.subplots(2, 1, sharex=True)

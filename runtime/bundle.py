@@ -19,6 +19,7 @@ from device_profiles import Profile, loader
 from runtime import bundle_files, bundle_parts
 from runtime import manifest as schema
 from runtime.bundle_files import MANIFEST
+from runtime.bundle_parts import BASE, MODES
 from runtime.chunks import ChunkList
 from runtime.errors import BundleError, UnknownMode
 from runtime.manifest import FileEntry, Manifest, ModeEntry, TransitionEntry
@@ -26,9 +27,7 @@ from runtime.rows import Floats, RowTable, State
 from runtime.samples import Samples, unpack
 
 GRAPH: Final = "graph.onnx"
-BASE: Final = "base.safetensors"
 ROWS: Final = "paths/rows.safetensors"
-MODES: Final = "paths/modes.safetensors"
 CANARY: Final = "canary.npz"
 EVALUATION: Final = "eval.npz"
 

@@ -140,7 +140,7 @@ class Findings:
             for number, move in enumerate(self.moves)
             if self.answers(self.worst(name, number), self.worst(move.strategy, number)) <= -TELLING
         ]
-        return f", on {' and '.join(below)} only" if 0 < len(below) < len(self.moves) else ""
+        return f", on {_joined(below)} only" if 0 < len(below) < len(self.moves) else ""
 
     def _cost(self, name: str) -> str:
         """What a strategy pays or saves beside accuracy, where it is a tenth or more."""
@@ -151,7 +151,7 @@ class Findings:
             words.append(f"{ratio:.1f} × the bytes")
         if least and (ratio := result.peak_weight_bytes / least) > 1.1:
             words.append(f"{ratio:.1f} × the memory")
-        return f", at {' and '.join(words)}" if words else ""
+        return f", at {_joined(words)}" if words else ""
 
     def simpler(self) -> list[str]:
         """What a reader should know before using the planned paths: which simpler strategy does as well."""
@@ -165,7 +165,9 @@ class Findings:
             ))  # fmt: skip
             said.append(
                 f"Where memory holds two copies for a moment (up to {peak} of weights here, instead of {one}), "
-                f"{' and '.join(once)} {'do' if len(once) > 1 else 'does'} as well, with no mixed state at all."
+                f"{_joined(once)} {'do' if len(once) > 1 else 'does'} as well, with no mixed state at all. The "
+                "other strategies are for devices where a second copy does not fit, or whose weights can only be "
+                "overwritten where they stand."
             )
         if "naive" in played:
             worst = percent(played["naive"].min_accuracy, samples)
@@ -182,8 +184,8 @@ class Findings:
                 )
             else:
                 said.append(
-                    f"The order of writing matters here: naive, with the same bytes, falls to {worst}, the planned "
-                    f"paths to {percent(planned, samples)}{self._where('naive').replace(' only', '')}."
+                    f"The order of writing matters here{self._where('naive')}: naive falls to {worst}, the planned "
+                    f"paths to {percent(planned, samples)} at the lowest."
                 )
         if "plain" in played:
             worst = percent(played["plain"].min_accuracy, samples)
@@ -201,16 +203,23 @@ def reason(move: TransitionEntry) -> str:
     chosen = next((one for one in feasible if one.chosen), None)
     if chosen is None:
         return "The plan does not say which candidate was chosen."
-    others = [one for one in feasible if one is not chosen]
-    equal = [one.name for one in others if one.bytes_written == chosen.bytes_written]
-    shorter = [one for one in others if one.bytes_written < chosen.bytes_written]
-    start = f"{len(feasible)} of {len(move.candidates)} paths are feasible. "
+    start = f"{len(feasible)} of {len(move.candidates)} paths are feasible"
+    shorter = [one for one in feasible if one.bytes_written < chosen.bytes_written]
     if shorter:
-        return start + _earned(chosen, min(shorter, key=lambda one: one.bytes_written))
-    if equal:
-        tail = "its outputs stay no farther from the dense network's"
-        return f"{start}{chosen.name} and {', '.join(equal)} write the fewest bytes; of these {chosen.name}: {tail}."
-    return f"{start}{chosen.name} writes the fewest bytes of these."
+        return f"{start}; {_earned(chosen, min(shorter, key=lambda one: (one.bytes_written, -one.worst_accuracy)))}"
+    equal = [one for one in feasible if one.bytes_written == chosen.bytes_written and one is not chosen]
+    if not equal:
+        return f"{start}; of these, {chosen.name} writes the fewest bytes."
+    start = f"{start}; of these, {_joined([chosen.name, *(one.name for one in equal)])} write the fewest bytes"
+    if chosen.worst_accuracy > max(one.worst_accuracy for one in equal):
+        return f"{start}, and {chosen.name} has the best worst state."
+    if chosen.worst_divergence < min(one.worst_divergence for one in equal):
+        return f"{start}, and the outputs of {chosen.name} stay nearest to the dense network's."
+    return f"{start}; none of them was better than {chosen.name} on both the worst state and the outputs' divergence."
+
+
+def _joined(words: Sequence[str]) -> str:
+    return " and ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
 
 
 def _earned(chosen: CandidateEntry, shorter: CandidateEntry) -> str:

@@ -167,7 +167,7 @@ def strategies(look: Look, simulation: Simulation) -> bytes:
         ("worst state, points\nbelow the dense network", lost, f"{{:.{decimals(simulation.samples)}f}}"),
         ("kB written", [result.bytes_written / 1e3 for result in results], "{:,.0f}"),
         ("kB of weights\nheld at once", [result.peak_weight_bytes / 1e3 for result in results], "{:,.0f}"),
-        ("seconds spent\nswitching", [result.seconds for result in results], "{:,.2f}"),
+        ("seconds spent\nswitching", [result.seconds for result in results], "{:,.3g}"),
     )
     figure, panels = _side_by_side(look, len(costs), 0.34 * len(names) + 0.7)
     for axis, (title, values, form) in zip(panels, costs, strict=True):
@@ -291,6 +291,6 @@ def _png(figure: Figure, look: Look) -> bytes:
     canvas.draw()
     buffer = io.BytesIO()
     # 256 colours are enough for lines on paper, and a third of the size.
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256)
     image.save(buffer, format="png")
     return buffer.getvalue()

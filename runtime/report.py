@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from device_profiles.errors import GeoshiftError
 from runtime.bundle import Bundle
-from runtime.findings import AT_ONCE, Findings, decimals, percent, ranked, reason
+from runtime.findings import TELLING, Findings, decimals, percent, ranked, reason
 from runtime.manifest import Manifest, ModeEntry, TransitionEntry
 from runtime.simulator import Simulation
 
@@ -106,7 +106,8 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
     import jinja2
 
     manifest = bundle.manifest
-    findings = Findings(simulation, manifest.transitions)
+    findings, order = Findings(simulation, manifest.transitions), ranked(simulation)
+    states = [state for _, result in order for state in result.states]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -116,6 +117,7 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
     )
     environment.filters |= {
         "kb": lambda count: f"{count / 1e3:,.1f} kB" if count < 1e5 else f"{count / 1e3:,.0f} kB",
+        "time": lambda seconds: f"{seconds:.2f} s" if seconds >= 0.1 else f"{1e3 * seconds:.1f} ms",
         "share": lambda fraction: percent(fraction, simulation.samples),
         "tested": lambda fraction: percent(fraction, manifest.planning.test_samples),
         "selected": lambda fraction: percent(fraction, manifest.planning.selection_samples),
@@ -125,18 +127,21 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
         manifest=manifest,
         model=manifest.model,
         planning=manifest.planning,
-        profile=bundle.profile,
+        bundle_profile=bundle.profile,
         simulation=simulation,
-        ranked=ranked(simulation),
+        ranked=order,
         findings=findings,
         sentences=STRATEGIES,
-        at_once=AT_ONCE,
-        uses=_uses(manifest),
+        used={move.strategy for move in manifest.transitions},
         stops=_stops(manifest),
         removed=_removed,
         reason=reason,
+        telling=TELLING,
         cheapest=min(manifest.modes, key=lambda mode: mode.macs),
         bound=_bound,
+        worst_words=", ".join(f"{name} {percent(one.min_accuracy, simulation.samples)}" for name, one in order),
+        state_count=len(states),
+        torn_count=sum(state.torn for state in states),
         pictures={
             name: {key: "data:image/png;base64," + base64.b64encode(raw).decode() for key, raw in variants.items()}
             for name, variants in pictures.items()
@@ -151,28 +156,18 @@ def _stops(manifest: Manifest) -> list[str]:
     return [moves[0].from_, *between, moves[-1].to]
 
 
-def _uses(manifest: Manifest) -> dict[str, str]:
-    """Strategy to the transitions that the plan uses it for."""
-    used: dict[str, list[str]] = {}
-    for move in manifest.transitions:
-        used.setdefault(move.strategy, []).append(f"{move.from_} → {move.to}")
-    return {name: "all" if len(used) == 1 else ", ".join(moves) for name, moves in used.items()}
-
-
-def _removed(manifest: Manifest, mode: ModeEntry) -> str:
+def _removed(manifest: Manifest, mode: ModeEntry) -> list[str]:
     """Units that a mode lacks, by layer."""
     units = {layer.name: layer.shape[0] for layer in manifest.layers}
-    lost = [f"{units[name] - len(kept)} of {units[name]} in {name}" for name, kept in mode.kept.items()]
-    return ", ".join(lost) or "none"
+    return [f"{units[name] - len(kept)} of {units[name]} in {name}" for name, kept in mode.kept.items()] or ["none"]
 
 
-def _bound(manifest: Manifest, move: TransitionEntry, max_drop_points: float) -> str:
-    """What the guard asks of a path, and what the evidence on the test set says of the chosen one."""
+def _bound(manifest: Manifest, move: TransitionEntry) -> str:
+    """What the evidence on the test set says of the chosen path."""
     samples = manifest.planning.test_samples
     return (
-        f"on {samples:,} test samples its worst state is {percent(move.min_accuracy, samples)} right, "
-        f"{move.worst_drop_points:.{decimals(samples)}f} points below the dense network "
-        f"(the profile accepts {max_drop_points:g})"
+        f"on {samples:,} test samples, its worst state is {percent(move.min_accuracy, samples)} right, "
+        f"{move.worst_drop_points:.{decimals(samples)}f} points below the dense network"
     )
 
 
