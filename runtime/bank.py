@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+
 from runtime.chunks import ChunkList
 from runtime.rows import Floats, Ints, RowTable, State
 
@@ -32,6 +34,23 @@ class Increment:
         """Collect the values that chunks ``begin`` to ``end`` (exclusive) write."""
         runs = chunks.runs(begin, end)
         return cls(tuple((run.layer, run.rows, table.rows(run.layer, run.rows, run.versions)) for run in runs))
+
+
+def increments(
+    chunks: ChunkList, table: RowTable, budget: Callable[[], int], begin: int = 0
+) -> Iterator[tuple[int, int, int]]:
+    """Split a list, from chunk ``begin`` on, into increments of at most ``budget()`` bytes and at least one chunk.
+
+    The budget is asked for anew before each increment.
+
+    Yields:
+        First chunk, the one after the last, and bytes of each increment.
+    """
+    cumulative = np.concatenate([[0], chunks.chunk_bytes(table).cumsum()])
+    while begin < len(chunks):
+        end = max(begin + 1, int(np.searchsorted(cumulative, cumulative[begin] + budget(), side="right")) - 1)
+        yield begin, end, int(cumulative[end] - cumulative[begin])
+        begin = end
 
 
 class Bank(Protocol[W_co]):
@@ -109,16 +128,19 @@ class ShadowBank(Generic[W]):
     @contextmanager
     def read(self) -> Iterator[W]:
         """The front copy, held until the context closes."""
-        with self._changed:
-            side = self._front
-            self._readers[side] += 1
+        side = None
         try:
+            # Inside, since Ctrl-C may come in between: a reader that was counted and never leaves stops all writing.
+            with self._changed:
+                side = self._front
+                self._readers[side] += 1
             yield self._bound[side]
         finally:
-            with self._changed:
-                self._readers[side] -= 1
-                if not self._readers[side]:
-                    self._changed.notify_all()
+            if side is not None:
+                with self._changed:
+                    self._readers[side] -= 1
+                    if not self._readers[side]:
+                        self._changed.notify_all()
 
     def write(self, increment: Increment) -> None:
         """Write to the back copy once its last reader has left, then make it the front one."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import numpy as np
-
 from device_profiles.schema import Writes
-from runtime.bank import Increment
+from runtime.bank import Increment, increments
 from runtime.chunks import ChunkList
 from runtime.engine import Engine, LiveRunner, Runner
-from runtime.errors import Busy, Closed, IllegalEvent
+from runtime.errors import Busy, Closed, IllegalEvent, NoThread
 from runtime.operation import Operation, Outcome, Result
 from runtime.route import Leg
 from runtime.rows import RowTable
@@ -50,9 +47,16 @@ class _Account:
 
     operation: Operation
     chunks: ChunkList
+    live: LiveRunner | None = None
+    """What is written to; None before the first write."""
     position: int = 0
     written: int = 0
     begun: float = 0.0
+    reason: str = ""
+
+    def note(self, *trouble: str) -> None:
+        """Add to why it ended so."""
+        self.reason = "; then ".join([part for part in (self.reason, *trouble) if part])
 
 
 class Controller:
@@ -96,6 +100,7 @@ class Controller:
             UnknownMode: No path leads there.
             Busy: Another switch is under way.
             Closed: The network was closed, or failed.
+            NoThread: The system has no thread to spare.
         """
         with self._changed:
             if self._closed or self._phase is Phase.FAILED:
@@ -111,11 +116,15 @@ class Controller:
                 operation.advance(1.0)
                 operation.finish(Result(Outcome.COMMITTED, target, "", 0.0, 0, 0.0))
                 return operation
+            walk = _Account(operation, ChunkList.join([leg.chunks for leg in legs]), begun=time.monotonic())
             self._phase = after(self._phase, Event.SWITCH)
             self._current = operation
-            walk = _Account(operation, ChunkList.join([leg.chunks for leg in legs]), begun=time.monotonic())
             self._thread = threading.Thread(target=self._run, args=(walk,), name="geoshift-walk", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                self._phase, self._current, self._thread = Phase.IDLE, None, None
+                raise NoThread(f"switch to {target}: {error}; nothing was changed, call again later") from error
             return operation
 
     def close(self) -> None:
@@ -135,36 +144,76 @@ class Controller:
             self._phase = after(self._phase, event)
             self._changed.notify_all()
 
-    def _event(self, event: Event) -> None:
-        with self._changed:
-            self._phase = after(self._phase, event)
-
     def _run(self, walk: _Account) -> None:
         """Walk, verify, and end with one result; runs on a thread of its own."""
         self._engine.longest_stall_s = 0.0
         try:
-            live = self._lift()
-            reason = ""
-            while self._write(walk, live, walk.chunks, Phase.WALKING):
-                # Paused or cancelled since the last write: look again.
-                if self._arrive():
-                    reason = self._verify(walk, live)
-                    break
-            if self._phase is Phase.ROLLING_BACK:
-                walk.position = len(walk.chunks) - walk.position
-                if self._write(walk, live, walk.chunks.reversed(), Phase.ROLLING_BACK):
-                    self._rest(self._mode, live)
-                    self._end(walk, Event.RETURN, Outcome.ROLLED_BACK if reason else Outcome.CANCELLED, reason)
+            self._go(walk)
         except Exception as error:  # noqa: BLE001  # a walk must end with a result, whatever a device throws at it
-            self._recover(walk, f"{type(error).__name__}: {error}")
+            self._fault(walk, error)
+        # Once this switch has ended, the phase is that of the next one.
+        if self._current is walk.operation and self._phase is Phase.ROLLING_BACK:
+            try:
+                self._return(walk)
+            except Exception as error:  # noqa: BLE001  # as above
+                self._fault(walk, error)
+                self._rebuild(walk)
         if self._current is walk.operation:
-            self._end(walk, None, Outcome.FAILED, "the network was closed during the walk")
+            walk.note("the network was closed during the walk")
+            self._end(walk, None, Outcome.FAILED)
+
+    def _go(self, walk: _Account) -> None:
+        """Walk to the mode asked for, until it is reached or the phase says to turn or to end."""
+        live = walk.live = self._lift()
+        while self._write(walk, live, walk.chunks, Phase.WALKING):
+            # Paused or cancelled since the last write: look again.
+            if self._arrive():
+                self._verify(walk, live)
+                return
+
+    def _return(self, walk: _Account) -> None:
+        """Walk back to the mode that was left, if anything of the walk is in the weights that answer."""
+        if self._engine.closed:
+            self._end(walk, Event.FAULT, Outcome.FAILED)
+            return
+        outcome = Outcome.ROLLED_BACK if walk.reason else Outcome.CANCELLED
+        # Otherwise nothing was written, or a failed write made the engine answer from weights rebuilt from the bundle.
+        if walk.live is not None and walk.live is self._live:
+            walk.position = len(walk.chunks) - walk.position
+            if not self._write(walk, walk.live, walk.chunks.reversed(), Phase.ROLLING_BACK):
+                return
+            try:
+                self._rest(self._mode, walk.live)
+            except Exception as error:  # noqa: BLE001  # the live network stands at the mode and answers on
+                self._fault(walk, error)
+        self._end(walk, Event.RETURN, outcome)
+
+    def _rebuild(self, walk: _Account) -> None:
+        """The way back failed too: answer from the mode that was left as the bundle has it, or answer no more."""
+        try:
+            if not self._engine.closed and self._live is walk.live:
+                self._engine.swap(self._rescue())
+        except Exception as error:  # noqa: BLE001  # the last line of defence: stop answering and say why
+            self._fault(walk, error)
+            self._engine.close()
+        if self._engine.closed:
+            self._end(walk, Event.FAULT, Outcome.FAILED)
+        else:
+            self._end(walk, Event.RETURN, Outcome.ROLLED_BACK)
+
+    def _fault(self, walk: _Account, error: Exception) -> None:
+        """Note what went wrong, and turn back if that is not under way."""
+        walk.note(*(f"{type(one).__name__}: {one}" for one in _causes(error)))
+        with self._changed:
+            if self._phase is not Phase.ROLLING_BACK:
+                self._phase = after(self._phase, Event.FAULT)
 
     def _lift(self) -> LiveRunner:
         """Answer from the live network, built anew if a compact one answers now."""
         if self._live is None:
-            self._live = self._plan.live(self._mode)
-            self._engine.swap(self._live)
+            live = self._plan.live(self._mode)
+            self._engine.swap(live)
+            self._live = live
         return self._live
 
     def _rest(self, mode: str, live: LiveRunner) -> None:
@@ -214,43 +263,29 @@ class Controller:
             self._phase = after(self._phase, Event.ARRIVE)
             return True
 
-    def _verify(self, walk: _Account, live: LiveRunner) -> str:
-        """Decide by the canary whether the mode counts as reached; the reason why not, or nothing."""
+    def _verify(self, walk: _Account, live: LiveRunner) -> None:
+        """Decide by the canary whether the mode counts as reached."""
         target = walk.operation.target
-        reason = self._plan.canary(live)
-        if reason:
+        if reason := self._plan.canary(live):
+            walk.note(f"{target}: {reason}")
             with self._changed:
                 self._phase = after(self._phase, Event.REJECT)
-            return f"{target}: {reason}"
+            return
         self._rest(target, live)
         self._mode = target
-        self._end(walk, Event.ACCEPT, Outcome.COMMITTED, "")
-        return ""
+        self._end(walk, Event.ACCEPT, Outcome.COMMITTED)
 
     def _rescue(self) -> LiveRunner:
         """The mode that was left, rebuilt from the bundle in fresh memory."""
         self._live = self._plan.live(self._mode)
         return self._live
 
-    def _recover(self, walk: _Account, reason: str) -> None:
-        """After a failed write: give up that memory and rebuild the mode that was left from the bundle."""
-        with self._changed:
-            if self._phase is not Phase.ROLLING_BACK:
-                self._phase = after(self._phase, Event.FAULT)
-        try:
-            self._engine.swap(self._rescue())
-        except Exception as error:  # noqa: BLE001  # the last line of defence: stop answering and say why
-            self._engine.close()
-            self._end(walk, Event.FAULT, Outcome.FAILED, f"{reason}; then {type(error).__name__}: {error}")
-        else:
-            self._end(walk, Event.RETURN, Outcome.ROLLED_BACK, reason)
-
-    def _end(self, walk: _Account, event: Event | None, outcome: Outcome, reason: str) -> None:
+    def _end(self, walk: _Account, event: Event | None, outcome: Outcome) -> None:
         """Say the final word."""
         result = Result(
             outcome=outcome,
             mode=self._mode,
-            reason=reason,
+            reason=walk.reason,
             seconds=time.monotonic() - walk.begun,
             bytes_written=walk.written,
             longest_stall_ms=self._engine.longest_stall_s * 1e3,
@@ -259,22 +294,12 @@ class Controller:
             if event is not None:
                 self._phase = after(self._phase, event)
             self._current = None
-        walk.operation.advance(1.0 if outcome is Outcome.COMMITTED else walk.operation.progress)
+        behind = {Outcome.COMMITTED: 1.0, Outcome.FAILED: walk.operation.progress}
+        walk.operation.advance(behind.get(outcome, 0.0))
         walk.operation.finish(result)
 
 
-def increments(
-    chunks: ChunkList, table: RowTable, budget: Callable[[], int], begin: int = 0
-) -> Iterator[tuple[int, int, int]]:
-    """Split a list, from chunk ``begin`` on, into increments of at most ``budget()`` bytes and at least one chunk.
-
-    The budget is asked for anew before each increment.
-
-    Yields:
-        First chunk, the one after the last, and bytes of each increment.
-    """
-    cumulative = np.concatenate([[0], chunks.chunk_bytes(table).cumsum()])
-    while begin < len(chunks):
-        end = max(begin + 1, int(np.searchsorted(cumulative, cumulative[begin] + budget(), side="right")) - 1)
-        yield begin, end, int(cumulative[end] - cumulative[begin])
-        begin = end
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and those it came on top of, the first one first."""
+    before = None if error.__suppress_context__ else error.__context__
+    return [*(_causes(before) if before is not None else []), error]

@@ -126,10 +126,16 @@ class Engine:
             try:
                 work()
             except BaseException:
-                self._closed = True
-                if rescue is not None:
-                    self._runner = rescue()
-                    self._closed = False
+                # Exclusive callers wait; others are answered from the last whole state until this is decided.
+                rescued: Runner | None = None
+                try:
+                    if rescue is not None:
+                        rescued = rescue()
+                finally:
+                    if rescued is None:
+                        self._closed = True
+                    else:
+                        self._runner = rescued
                 raise
             finally:
                 stall = time.perf_counter() - begun if self._exclusive else 0.0
@@ -143,6 +149,11 @@ class Engine:
             self._runner = runner
 
         self.between_jobs(exchange)
+
+    @property
+    def closed(self) -> bool:
+        """Whether callers are turned away for good."""
+        return self._closed
 
     @property
     def weight_bytes(self) -> int:
@@ -159,15 +170,18 @@ class Engine:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        with self._count:
-            if self._running >= self._limit:
-                raise QueueFull(
-                    f"infer: {self._running} callers run already, expected fewer than {self._limit}; "
-                    "call again later, or raise queue_limit in the device profile"
-                )
-            self._running += 1
+        counted = False
         try:
+            with self._count:
+                if self._running >= self._limit:
+                    raise QueueFull(
+                        f"infer: {self._running} callers run already, expected fewer than {self._limit}; "
+                        "call again later, or raise queue_limit in the device profile"
+                    )
+                self._running += 1
+                counted = True
             yield
         finally:
-            with self._count:
-                self._running -= 1
+            if counted:
+                with self._count:
+                    self._running -= 1

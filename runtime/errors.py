@@ -19,6 +19,10 @@ class QueueFull(GeoshiftError):
     """More callers wait for an answer than the profile allows. Call again later."""
 
 
+class NoThread(GeoshiftError):
+    """The system has no thread to spare for a walk. Nothing was changed: call again later."""
+
+
 class Closed(GeoshiftError):
     """The network was closed. Open it again."""
 

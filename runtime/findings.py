@@ -28,8 +28,8 @@ def decimals(samples: int) -> int:
 
 
 def percent(fraction: float, samples: int) -> str:
-    """A share of ``samples`` answers."""
-    return f"{100 * fraction:.{decimals(samples)}f} %"
+    """A share of ``samples`` answers; no line breaks within it."""
+    return f"{100 * fraction:.{decimals(samples)}f}\N{NO-BREAK SPACE}%"
 
 
 def short(mode: str) -> str:
@@ -148,9 +148,9 @@ class Findings:
         least = min(one.peak_weight_bytes for one in self.simulation.strategies.values())
         words = []
         if self.planned_bytes and not 0.9 < (ratio := result.bytes_written / self.planned_bytes) < 1.1:
-            words.append(f"{ratio:.1f} × the bytes")
+            words.append(f"{ratio:.1f}\N{NO-BREAK SPACE}× the bytes")
         if least and (ratio := result.peak_weight_bytes / least) > 1.1:
-            words.append(f"{ratio:.1f} × the memory")
+            words.append(f"{ratio:.1f}\N{NO-BREAK SPACE}× the memory")
         return f", at {_joined(words)}" if words else ""
 
     def simpler(self) -> list[str]:
@@ -160,7 +160,7 @@ class Findings:
             return ["A strategy that the plan uses was not played, so nothing can be compared with it."]
         said = []
         if once := [name for name in AT_ONCE if name in played and not self.lost(name)]:
-            peak, one = (f"{value / 1e3:,.0f} kB" for value in (
+            peak, one = (f"{value / 1e3:,.0f}\N{NO-BREAK SPACE}kB" for value in (
                 max(played[name].peak_weight_bytes for name in once), min(r.peak_weight_bytes for r in played.values())
             ))  # fmt: skip
             said.append(

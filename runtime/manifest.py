@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from device_profiles.errors import describe
 from runtime.errors import BundleError
 
 SCHEMA: Final = "geoshift.plan/1"
@@ -175,12 +176,12 @@ def decode(raw: bytes, origin: str) -> Manifest:
         found = msgspec.json.decode(schema) if schema is not None else None
         if found != SCHEMA:
             raise BundleError(
-                f"{origin}: schema: found {found!r}, expected {SCHEMA!r}; "
+                f"{origin}: schema: found {describe(found)}, expected {SCHEMA!r}; "
                 "the bundle was made by another version of geoshift: plan again, or use that version"
             )
         return msgspec.json.decode(raw, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{origin}: {error}") from error
+        raise BundleError(f"{origin}: {error}; copy the bundle again, or plan again") from error
 
 
 def encode(manifest: Manifest) -> bytes:

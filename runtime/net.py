@@ -11,14 +11,13 @@ from device_profiles import Profile, loader
 from runtime import bundle as bundles
 from runtime.bank import InPlaceBank, ShadowBank
 from runtime.bundle import Bundle
-from runtime.compact import pack
 from runtime.controller import Controller
 from runtime.engine import CompactRunner, Engine, LiveRunner, Runner
 from runtime.fit import Policy, choose_policy
+from runtime.graphs import compact_session, live_session
 from runtime.operation import Operation
 from runtime.route import Leg, route
 from runtime.rows import Floats, RowTable
-from runtime.session import Session
 from runtime.table import Phase
 
 
@@ -44,14 +43,13 @@ class DeployedPlan:
 
     def live(self, mode: str) -> LiveRunner:
         """Fresh live network that stands at a mode."""
-        session = Session(self.bundle.graph, self.bundle.constants, threads=self._profile.threads)
+        session = live_session(self.bundle, self._profile.threads)
         make = InPlaceBank if self.policy == "in-place" else ShadowBank
         return LiveRunner(session, make(self.table, self.bundle.states[mode], session.bind))
 
     def compact(self, mode: str) -> CompactRunner:
         """A mode's smaller network."""
-        weights = pack(self.bundle, mode)
-        return CompactRunner(Session(self.bundle.compact[mode], weights, threads=self._profile.threads))
+        return CompactRunner(compact_session(self.bundle, mode, self._profile.threads))
 
     def rest(self, mode: str, live: LiveRunner) -> Runner:
         """The compact network of a mode if the profile wants it, else the live one."""
@@ -108,6 +106,7 @@ class Net:
             UnknownMode: The plan has no such mode.
             Busy: Another switch is under way.
             Closed: The network was closed, or failed.
+            NoThread: The system has no thread to spare.
         """
         return self._controller.switch(mode)
 
@@ -132,7 +131,7 @@ class Net:
         return self._engine.weight_bytes
 
     def close(self) -> None:
-        """Stop a walk where it stands, finish the answers under way, and take no more calls."""
+        """Stop a walk where it stands and take no more calls; answers under way are still given."""
         self._controller.close()
         self._engine.close()
 

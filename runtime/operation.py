@@ -20,7 +20,7 @@ class Outcome(Enum):
     ROLLED_BACK = "rolled-back"
     """Canary or a write failed; the network is at the mode it left."""
     FAILED = "failed"
-    """The mode it left could not be restored; the network answers no more."""
+    """The network was closed on the way, or the mode it left could not be restored; it answers no more."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class Result:
 
     Attributes:
         outcome: How it ended.
-        mode: Mode the network is in now.
-        reason: Why it ended so, in words; empty when it committed.
+        mode: Mode the network is in now; after a failure the one it left, though weights may stand on the way.
+        reason: Why it ended so, in words; empty when it committed, or was cancelled without further trouble.
         seconds: Duration.
-        bytes_written: Bytes written to weights, there and back.
-        longest_stall_ms: Longest time that an increment kept callers out.
+        bytes_written: Bytes of the path's increments, there and back; a second copy (policy shadow) and what is built
+            anew from the bundle are not counted.
+        longest_stall_ms: Longest time that an increment kept callers out; 0 where it never does (policy shadow).
     """
 
     outcome: Outcome

@@ -167,7 +167,7 @@ def strategies(look: Look, simulation: Simulation) -> bytes:
         ("worst state, points\nbelow the dense network", lost, f"{{:.{decimals(simulation.samples)}f}}"),
         ("kB written", [result.bytes_written / 1e3 for result in results], "{:,.0f}"),
         ("kB of weights\nheld at once", [result.peak_weight_bytes / 1e3 for result in results], "{:,.0f}"),
-        ("seconds spent\nswitching", [result.seconds for result in results], "{:,.3g}"),
+        ("milliseconds\nspent switching", [1e3 * result.seconds for result in results], "{:,.0f}"),
     )
     figure, panels = _side_by_side(look, len(costs), 0.34 * len(names) + 0.7)
     for axis, (title, values, form) in zip(panels, costs, strict=True):

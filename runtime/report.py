@@ -116,8 +116,9 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "kb": lambda count: f"{count / 1e3:,.1f} kB" if count < 1e5 else f"{count / 1e3:,.0f} kB",
-        "time": lambda seconds: f"{seconds:.2f} s" if seconds >= 0.1 else f"{1e3 * seconds:.1f} ms",
+        "kb": lambda count: _quantity(count / 1e3, "kB", 1 if count < 1e5 else 0),
+        "time": lambda seconds: _quantity(seconds, "s", 2) if seconds >= 0.1 else _quantity(1e3 * seconds, "ms", 1),
+        "ms": lambda value: _quantity(value, "ms", 2),
         "share": lambda fraction: percent(fraction, simulation.samples),
         "tested": lambda fraction: percent(fraction, manifest.planning.test_samples),
         "selected": lambda fraction: percent(fraction, manifest.planning.selection_samples),
@@ -147,6 +148,10 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
             for name, variants in pictures.items()
         },
     )
+
+
+def _quantity(value: float, unit: str, digits: int) -> str:
+    return f"{value:,.{digits}f}\N{NO-BREAK SPACE}{unit}"
 
 
 def _stops(manifest: Manifest) -> list[str]:

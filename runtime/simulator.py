@@ -20,12 +20,12 @@ from runtime.controller import Controller
 from runtime.engine import Engine, LiveRunner, Runner
 from runtime.errors import BundleError
 from runtime.evaluation import Evaluator, random_tears, spread_positions
+from runtime.graphs import live_session
 from runtime.load import Load
 from runtime.net import DeployedPlan
 from runtime.operation import Outcome
 from runtime.route import Leg
 from runtime.rows import BASE, ZERO, RowTable, State, same_state
-from runtime.session import Session
 
 STEPS: Final = 10
 """Points of the simulated lines and ramps."""
@@ -149,7 +149,7 @@ def simulate(
         raise BundleError(f"{bundle.path}: found no transition, expected at least one to simulate")
     budget = bytes_per_increment or profile.writes.bytes_per_increment
     writes = msgspec.structs.replace(profile.writes, bytes_per_increment=budget)
-    session = Session(bundle.graph, bundle.constants, threads=profile.threads)
+    session = live_session(bundle, profile.threads)
     evaluator = Evaluator(session, bundle.evaluation)
     played: dict[str, StrategyResult] = {}
     left_out: dict[str, str] = {}
@@ -195,8 +195,8 @@ def _play(
         if name in ("flip", "reload"):
             for position, state in ((0, start), (1, end)):
                 answers = evaluator.at(bundle.table, state)
-                points.append(_point(number, position, written, answers.accuracy, torn=False))
                 written += position * _replaced_bytes(bundle, move, name, start, end)
+                points.append(_point(number, position, written, answers.accuracy, torn=False))
             walks.append(_replace_under_load(bundle, profile, move, name, end))
             continue
         table, chunks = compile_strategy(bundle, move, name, start, end)
@@ -281,7 +281,7 @@ def _walk_under_load(
     """Walk one chunk list in place through the engine and the controller while requests come in."""
     plan = _Scripted(bundle, profile)
     plan.table = table
-    session = Session(bundle.graph, bundle.constants, threads=profile.threads)
+    session = live_session(bundle, profile.threads)
     live = LiveRunner(session, InPlaceBank(table, start, session.bind))
     engine = Engine(live, exclusive=True, queue_limit=profile.queue_limit)
     controller = Controller(plan, engine, move.ends[0], writes, live)
@@ -297,7 +297,7 @@ def _walk_under_load(
 def _replace_under_load(bundle: Bundle, profile: Profile, move: Transition, name: str, end: State) -> _Walked:
     """Replace tensors (flip) or the session (reload) at once while requests come in."""
     plan = DeployedPlan(bundle, profile, "in-place")
-    session = Session(bundle.graph, bundle.constants, threads=profile.threads)
+    session = live_session(bundle, profile.threads)
     bank = InPlaceBank(bundle.table, bundle.states[move.ends[0]], session.bind)
     old: Runner = LiveRunner(session, bank) if name == "flip" else plan.compact(move.ends[0])
     engine = Engine(old, exclusive=False, queue_limit=profile.queue_limit)

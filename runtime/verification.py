@@ -12,8 +12,8 @@ from device_profiles import Profile
 from runtime.bank import Increment, InPlaceBank
 from runtime.bundle import Bundle, Transition
 from runtime.chunks import ChunkList
-from runtime.compact import pack
 from runtime.evaluation import Answers, Evaluator
+from runtime.graphs import compact_session, live_session
 from runtime.rows import Floats, RowTable, State
 from runtime.session import Session, Weights
 
@@ -41,7 +41,7 @@ def verify(bundle: Bundle, profile: Profile, step: Callable[[str], None] = lambd
         profile: Device whose number of threads counts.
         step: Called with the name of each mode and transition before it is looked at.
     """
-    session = Session(bundle.graph, bundle.constants, threads=profile.threads)
+    session = live_session(bundle, profile.threads)
     evaluator = Evaluator(session, bundle.evaluation)
     checks = [Check(name="files", ok=True, detail=f"{len(bundle.files)} files, digests and shapes as listed")]
     for mode in bundle.manifest.modes:
@@ -77,7 +77,7 @@ def _agrees(name: str, answers: Answers, correct: int) -> Check:
 
 def _compact(bundle: Bundle, profile: Profile, evaluator: Evaluator, mode: str, masked: Answers) -> Check:
     """Whether a mode's smaller graph equals its masked dense network."""
-    compact = Session(bundle.compact[mode], pack(bundle, mode), threads=profile.threads)
+    compact = compact_session(bundle, mode, profile.threads)
     answers = Evaluator(compact, evaluator.samples).answers(compact.bind({}))
     scale = max(1.0, float(np.abs(masked.outputs).max()))
     worst = float(np.abs(answers.outputs - masked.outputs).max()) / scale

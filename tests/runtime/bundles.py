@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from runtime.bundle import BASE, CANARY, EVALUATION, GRAPH, MODES, ROWS
 from runtime.manifest import (
     LayerEntry,
     Manifest,
-    ModelEntry,
     ModeEntry,
+    ModelEntry,
     PlanningEntry,
     TransitionEntry,
     WaypointEntry,
@@ -40,7 +41,7 @@ def profile(**changes: object) -> Profile:
         "C2": {"from": "C1", "remove": [{"layer": {"name": "conv1"}, "count": 1}]},
         "C3": {"from": "C2", "remove": [{"layer": {"name": "conv2"}, "count": 1}]},
     }
-    data["transitions"] = [list(pair) for pair in zip(TOUR, TOUR[1:], strict=False)]
+    data["transitions"] = [list(pair) for pair in pairwise(TOUR)]
     for key, value in changes.items():
         section, _, field = key.partition("__")
         if field:
@@ -137,7 +138,7 @@ def content(device: Profile | None = None) -> tuple[Manifest, dict[str, bytes]]:
                 divergence=0.0, damping=0.0,
             )
         )  # fmt: skip
-    for begin, end in zip(TOUR, TOUR[1:], strict=False):
+    for begin, end in pairwise(TOUR):
         path = strategies.ordered(table, states[begin], states[end]).chunks
         file = f"paths/{begin}-{end}.safetensors"
         files[file] = save(path.arrays())

@@ -1,0 +1,116 @@
+"""The choice among candidates, and how candidates from several compilations share one table."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load
+from scipy.stats import binomtest
+
+from planner.adopt import adopt, alternative_file
+from planner.candidates import Candidate, NoSafePath, choose, drop_bound, functional_length
+from runtime import strategies
+from runtime.evaluation import Answers
+from runtime.rows import ZERO, same_state
+from tests.runtime.plans import table
+
+N = 1000
+
+
+def answers(right):
+    return Answers(np.zeros((N, 2), np.float32), np.arange(N) < right)
+
+
+DENSE = answers(980)
+
+
+def candidate(name, lost, written, divergence=1.0):
+    path = strategies.naive(table(), table().dense(), table().dense())
+    other = answers(980 - lost)
+    return Candidate(
+        name, name.split()[0], table(), path.chunks, {}, written, 1.0, other.accuracy,
+        DENSE.accuracy - drop_bound(DENSE, other), divergence,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("lost", [0, 1, 7, 500])
+def test_the_drop_bound_is_clopper_pearsons(lost):
+    exact = binomtest(lost, N, alternative="less").proportion_ci(0.95, method="exact").high
+    assert drop_bound(DENSE, answers(980 - lost)) == pytest.approx(exact)
+
+
+def test_answers_gained_count_as_no_loss_and_losing_all_is_bounded_by_one():
+    assert drop_bound(DENSE, answers(999)) == drop_bound(DENSE, DENSE)
+    assert drop_bound(answers(N), answers(0)) == 1.0
+
+
+def test_the_fewest_bytes_win_among_feasible_ones():
+    found = choose([candidate("a", 2, 300), candidate("b", 3, 100), candidate("c", 40, 50)], DENSE, 0.02, "C1 → C2")
+    assert found.chosen.name == "b"
+    assert {one.name for one in found.feasible} == {"a", "b"}
+    assert len(found.candidates) == 3
+
+
+def test_among_equals_the_best_worst_state_and_then_the_divergence_decides():
+    same_bytes = [candidate("a", 3, 100, 0.1), candidate("b", 2, 100, 0.9), candidate("c", 2, 100, 0.5)]
+    assert choose(same_bytes, DENSE, 0.02, "").chosen.name == "c"
+
+
+def test_a_longer_path_must_earn_its_bytes():
+    cheap = candidate("ordered", 10, 100)
+    assert choose([cheap, candidate("ramp", 9, 1000)], DENSE, 0.03, "").chosen is cheap
+    better = candidate("ramp", 0, 1000)
+    assert better.bound > cheap.worst
+    assert choose([cheap, better], DENSE, 0.03, "").chosen is better
+
+
+def test_no_feasible_path_is_refused_with_the_best_and_what_to_do():
+    with pytest.raises(NoSafePath) as error:
+        choose([candidate("naive", 90, 10), candidate("ordered", 20, 10)], DENSE, 0.01, "C1 → C2")
+    said = str(error.value)
+    assert "C1 → C2: found at best ordered, whose worst state is right on 96.00%" in said
+    assert "expected a lower bound of at least 97.00%" in said
+    assert "guard.max_drop_points" in said
+
+
+def test_functional_length_adds_root_mean_squares():
+    path = [Answers(np.full((4, 2), value, np.float32), np.ones(4, bool)) for value in (0.0, 3.0, 1.0)]
+    assert functional_length(path) == pytest.approx(np.sqrt(2) * 5)
+
+
+def compiled():
+    """Two ramps between the same states, compiled apart: their versions collide."""
+    start, end = table().dense(), table().dense()
+    start["a"][4] = ZERO
+    end["b"][:] = [2, 3, 4, 5]
+    end["c"][:] = [2, 0, 3]
+    return start, end, [strategies.ramp(table(), start, end, steps) for steps in (3, 5)]
+
+
+def as_candidate(path):
+    return Candidate("ramp", "ramp", path.table(table()), path.chunks, path.rows, 1, 1.0, 1.0, 1.0, 1.0)
+
+
+def test_adopted_paths_write_the_same_weights_on_one_joint_table():
+    start, end, paths = compiled()
+    joint, adopted = adopt(table(), {k: as_candidate(path) for k, path in enumerate(paths)})
+    for k, path in enumerate(paths):
+        adopted[k].chunks.check(joint, start, end, "adopted")
+        own = path.table(table())
+        for position in range(len(path.chunks) + 1):
+            one = own.tensors(path.chunks.state_at(start, position))
+            other = joint.tensors(adopted[k].chunks.state_at(start, position))
+            assert all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+def test_an_alternative_goes_on_from_the_final_table():
+    start, end, (first, second) = compiled()
+    joint, _ = adopt(table(), {"first": as_candidate(first)})
+    arrays = load(alternative_file(as_candidate(second), table(), joint))
+    rows = {name.removeprefix("rows/"): value for name, value in arrays.items() if name.startswith("rows/")}
+    chunks = type(second.chunks)(second.chunks.layers, *(arrays[name] for name in ("layer", "row", "old", "new")))
+    extended = joint.extended(rows)
+    chunks.check(extended, start, end, "alternative")
+    middle = len(chunks) // 2
+    one = second.table(table()).tensors(second.chunks.state_at(start, middle))
+    other = extended.tensors(chunks.state_at(start, middle))
+    assert all(one[name].tobytes() == other[name].tobytes() for name in one)
+    assert same_state(chunks.state_at(start, len(chunks)), end)
