@@ -53,12 +53,7 @@ def main() -> None:
     from planner.commands import add_commands as add_planner
     from runtime.commands import add_commands as add_runtime
 
-    app = typer.Typer(
-        help="Move a live neural network between power configurations without serving a bad answer.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     add_planner(app)
     add_runtime(app)
     app()

@@ -1,10 +1,10 @@
 """Plans a network of your own on data of your own, and walks it live.
 
-Run ``python examples/own_network.py`` in the repository's root; it writes the plan to ``own-plan``. The command line
+Run ``python examples/own_network.py`` in the repository's root; it writes the plan to ``demo-out/own-plan``. The command line
 makes the same plan if told where the two functions are::
 
     geoshift plan --model-def examples.own_network:network --data examples.own_network:data \
-        --profile examples/own_profile.yaml --selection 300 --out own-plan --force
+        --profile examples/own_profile.yaml --selection 300 --out demo-out/own-plan --force
 """
 
 import numpy as np
@@ -59,4 +59,4 @@ def main(out: str) -> None:
 
 
 if __name__ == "__main__":
-    main("own-plan")
+    main("demo-out/own-plan")

@@ -49,7 +49,7 @@ def demo(
     _require_planner()
     from runtime.report import check_available
 
-    check_available()
+    check_available(output)
     from planner.demo import run
 
     with stages() as bar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
+    app.callback(invoke_without_command=True)(about)
     for command in (inspect, verify, simulate):
         app.command()(guarded(command))
     profiles = typer.Typer(help="Device profiles: list, show, check.", no_args_is_help=True)
@@ -28,6 +30,15 @@ def add_commands(app: typer.Typer) -> None:
     profiles.command("show")(guarded(profiles_show))
     profiles.command("check")(guarded(profiles_check))
     app.add_typer(profiles, name="profiles")
+
+
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Move a live neural network between power configurations without serving a bad answer."""
+    if version:
+        out.print(metadata.version("geoshift"))
+        raise typer.Exit
 
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
@@ -80,13 +91,15 @@ def simulate(
 ) -> None:
     """Play every switching strategy through the real engine and compare them."""
     from runtime.bundle import read
-    from runtime.report import write_report
+    from runtime.report import check_available, write_report
     from runtime.simulator import STRATEGIES
     from runtime.simulator import simulate as run
 
     names = tuple(name.strip() for name in strategies.split(",")) if strategies else STRATEGIES
     if unknown := sorted(set(names) - set(STRATEGIES)):
         raise typer.BadParameter(f"found {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}")
+    if output is not None:
+        check_available(output)
     plan = read(bundle)
     with stages() as bar:
         bar.stage("Simulating", len(names))

@@ -16,8 +16,10 @@ TELLING: Final = 6
 """Answers by which two states must differ at least before chance can be excluded: all samples are the same, so only
 those count that one state gets right and the other wrong, and with five of these, even if all favour one side, the
 sign test says p = 2 / 2^5 = 0.06; with six 0.03."""
-ZOOM: Final = 0.03
-"""Strategies that lose up to this share of answers can be read on one axis; a deeper one gets an axis of its own."""
+READABLE: Final = 0.08
+"""Up to this share of answers lost, all strategies can be read on one axis."""
+NEAR: Final = 0.03
+"""Where some lose more, those that lose up to this share are shown again on an axis of their own."""
 
 Point = tuple[float, float]
 
@@ -32,9 +34,10 @@ def percent(fraction: float, samples: int) -> str:
     return f"{100 * fraction:.{decimals(samples)}f}\N{NO-BREAK SPACE}%"
 
 
-def short(mode: str) -> str:
-    """A mode's name, shortened where it would run into its neighbour."""
-    return mode if len(mode) <= 12 else f"{mode[:11]}…"
+def fitted(modes: Sequence[str], letters: int) -> list[str]:
+    """Names of modes, cut where they would run into their neighbours on an axis as wide as so many letters."""
+    most = max(3, letters // len(modes))
+    return [mode if len(mode) <= most else f"{mode[: most - 1]}…" for mode in modes]
 
 
 def ranked(simulation: Simulation) -> list[tuple[str, StrategyResult]]:
@@ -68,7 +71,8 @@ def limits(simulation: Simulation) -> tuple[float, float, float | None]:
     dense, results = simulation.dense_accuracy, simulation.strategies.values()
     worst = min(result.min_accuracy for result in results)
     # Where even the best strategy loses much, "far below" begins later.
-    deepest = dense - max(ZOOM, 2 * (dense - max(result.min_accuracy for result in results))) - 1e-9
+    accepted = max(NEAR, 2 * (dense - max(result.min_accuracy for result in results)))
+    deepest = worst if dense - worst <= READABLE else dense - accepted - 1e-9
     near = [state.accuracy for result in results if result.min_accuracy >= deepest for state in result.states]
     low, high = 100 * min([dense, *near]), 100 * max([dense, *near])
     margin = 0.17 * max(high - low, 1.0)

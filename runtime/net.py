@@ -75,10 +75,11 @@ class Net:
         chosen = choose_policy(bundle, profile, policy)
         self._plan = DeployedPlan(bundle, profile, chosen)
         dense = bundle.manifest.modes[0].name
-        live = self._plan.live(dense)
-        runner = self._plan.rest(dense, live)
-        self._engine = Engine(runner, exclusive=chosen == "in-place", queue_limit=profile.queue_limit)
-        self._controller = Controller(self._plan, self._engine, dense, profile.writes, live if runner is live else None)
+        live = None if profile.bank.snap else self._plan.live(dense)
+        self._engine = Engine(
+            live or self._plan.compact(dense), exclusive=chosen == "in-place", queue_limit=profile.queue_limit
+        )
+        self._controller = Controller(self._plan, self._engine, dense, profile.writes, live)
         self.bundle = bundle
         self.profile = profile
         self.policy = chosen

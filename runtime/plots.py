@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
-from runtime.findings import AT_ONCE, Point, curves, decimals, limits, percent, ranked, short, worst_point
+from runtime.findings import AT_ONCE, Point, curves, decimals, fitted, limits, percent, ranked, worst_point
 from runtime.manifest import ModeEntry
 from runtime.simulator import Simulation, StrategyResult
 
@@ -120,7 +120,7 @@ def tour(look: Look, simulation: Simulation, stops: Sequence[str], chosen: Seque
         for name, result in reversed(ranked(simulation)):
             beyond = axis is axes[-1] and 100 * result.min_accuracy < low
             _draw(axis, look, name, result, strength=0.3 if beyond else 1)
-        _furnish(axis, look, simulation, stops, title)
+        _furnish(axis, look, simulation, fitted(stops, 40 if look.narrow else 90), title)
     axes[-1].set_ylim(low, high)
     _mark_worst(axes[-1], look, simulation, low, high)
     if floor is not None:
@@ -150,7 +150,8 @@ def states(look: Look, simulation: Simulation, stops: Sequence[str]) -> bytes:
         _draw(axis, look, name, result)
         worst = percent(result.min_accuracy, simulation.samples)
         deep = 100 * result.min_accuracy < low
-        _furnish(axis, look, simulation, stops, f"{name}: worst {worst}{', own scale' if deep else ''}")
+        title = f"{name}: worst {worst}{', own scale' if deep else ''}"
+        _furnish(axis, look, simulation, fitted(stops, 36), title)
         axis.set_ylim(100 * result.min_accuracy - 0.1 * (high - 100 * result.min_accuracy) if deep else low, high)
         axis.plot(*worst_point(result), marker="o", markersize=12, markerfacecolor="none", markeredgecolor=look.ink)
     for axis in panels[len(simulation.strategies) :]:
@@ -184,7 +185,7 @@ def modes(look: Look, entries: Sequence[ModeEntry], samples: int) -> bytes:
         entries: Modes, the dense one first.
         samples: Held-out samples that the accuracies were measured on.
     """
-    names = [short(mode.name) for mode in entries]
+    names = fitted([mode.name for mode in entries], 12 * len(entries))
     figure, panels = _side_by_side(look, 3, 0.36 * len(entries) + 0.8)
     titles = ("multiply-accumulates", "weight bytes", "right answers, axis not from 0")
     for axis, title in zip(panels, titles, strict=True):
@@ -234,7 +235,7 @@ def _mark_worst(axis: Axes, look: Look, simulation: Simulation, low: float, high
     (bottom, top), middle = axis.get_ylim(), axis.get_xlim()[1] / 2
     taken: list[float] = []
     for (x, y), names in list(places.items())[:3]:
-        if all(abs(y - other) > 0.08 * (top - bottom) for other in taken):
+        if all(abs(y - other) > 0.055 * (top - bottom) for other in taken):
             taken.append(y)
             words = f"{', '.join(names)} {percent(y / 100, simulation.samples)}"
             axis.annotate(words, (x, y), (9 if x < middle else -9, 0), ha="left" if x < middle else "right",
@@ -244,9 +245,9 @@ def _mark_worst(axis: Axes, look: Look, simulation: Simulation, low: float, high
 def _furnish(axis: Axes, look: Look, simulation: Simulation, stops: Sequence[str], title: str) -> None:
     """Grid, mode names and the dense network's accuracy."""
     axis.axhline(100 * simulation.dense_accuracy, color=look.ink, linewidth=0.9, dashes=(1, 3), zorder=1)
-    axis.set_xticks(range(len(stops)), [short(stop) for stop in stops])
+    axis.set_xticks(range(len(stops)), stops)
     axis.set_xlim(-0.03, len(stops) - 0.97)
-    axis.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
+    axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=3))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.grid(color=look.faint, linewidth=0.7)
     _frame(axis, look, title)

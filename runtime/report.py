@@ -74,9 +74,12 @@ def write_report(output: Path, bundle: Bundle, simulation: Simulation) -> Path:
         The page.
 
     Raises:
-        ReportUnavailable: See ``check_available``; nothing is written then.
+        ReportUnavailable: See ``check_available``, or no strategy was played; nothing is written then.
     """
     check_available(output)
+    if not simulation.strategies:
+        reasons = "; ".join(f"{name}: {why}" for name, why in simulation.left_out.items())
+        raise ReportUnavailable(f"report: found no strategy that was played ({reasons}), expected at least one")
     from runtime import plots
 
     manifest = bundle.manifest

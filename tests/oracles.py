@@ -112,7 +112,7 @@ def exact_geodesic(function: Function, start: Tensor, end: Tensor, epsilon: floa
     mesh = np.linspace(0, 1, 17)
     line = start.numpy()[:, None] + (end - start).numpy()[:, None] * mesh
     guess = np.concatenate([line, np.repeat((end - start).numpy()[:, None], len(mesh), axis=1)])
-    solution = solve_bvp(slope, boundary, mesh, guess, tol=1e-8, max_nodes=2000)
+    solution = solve_bvp(slope, boundary, mesh, guess, tol=1e-6, max_nodes=300)
     assert solution.success, solution.message
     points, velocities = torch.from_numpy(solution.sol(np.linspace(0, 1, times)).T.copy()).split(size, dim=1)
     speeds = torch.stack(
@@ -140,11 +140,11 @@ def toy(module: nn.Module, inputs: Tensor, names: tuple[str, ...] | None = None)
     return Toy(module, configuration, inputs, function, configuration.flatten(state).clone())
 
 
-def curved_toy(probes: int = 6, seed: int = 0) -> Toy:
-    """tanh network 2 → 3 → 1 without biases: 9 weights, curved in all of them."""
+def curved_toy(hidden: int = 2, probes: int = 6, seed: int = 0) -> Toy:
+    """tanh network 2 → hidden → 1 without biases: 3 × hidden weights, curved in all of them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = nn.Sequential(nn.Linear(2, 3, bias=False), nn.Tanh(), nn.Linear(3, 1, bias=False))
+        module = nn.Sequential(nn.Linear(2, hidden, bias=False), nn.Tanh(), nn.Linear(hidden, 1, bias=False))
         return toy(module, torch.randn(probes, 2, dtype=torch.float64))
 
 
@@ -158,6 +158,10 @@ def convolutional_toy(probes: int = 5, seed: int = 0, names: tuple[str, ...] | N
         ).eval()  # fmt: skip
         everything = tuple(name for name, _ in module.named_parameters())
         return toy(module, torch.randn(probes, 1, 6, 6, dtype=torch.float64), names or everything)
+
+
+def random_vector(size: int, seed: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def linear_toy(probes: int = 4, seed: int = 0) -> Toy:
