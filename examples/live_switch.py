@@ -23,7 +23,7 @@ def main(plan: str, profile: str | None = None) -> None:
         def ask(first: int) -> tuple[int, int]:
             """Ask for one sample after the other until told to stop; count answers and right ones."""
             answers = right = 0
-            while not stop.is_set():
+            while not answers or not stop.is_set():
                 at = (first + answers) % len(samples)
                 outputs = net.infer(samples.inputs[at : at + 1])  # any thread, at any time
                 right += int(outputs.argmax() == samples.labels[at])

@@ -1,7 +1,7 @@
 """Plans a network of your own on data of your own, and walks it live.
 
-Run ``python examples/own_network.py`` in the repository's root; it writes the plan to ``demo-out/own-plan``. The command line
-makes the same plan if told where the two functions are::
+Run ``python examples/own_network.py`` in the repository's root; it writes the plan to ``demo-out/own-plan``. The
+command line makes the same plan if told where the two functions are::
 
     geoshift plan --model-def examples.own_network:network --data examples.own_network:data \
         --profile examples/own_profile.yaml --selection 300 --out demo-out/own-plan --force
@@ -53,7 +53,7 @@ def main(out: str) -> None:
         samples = net.bundle.evaluation
         for mode in ("saving", "full"):
             switch, right = net.switch(mode), []
-            while switch.result is None:
+            while not right or switch.result is None:
                 right.append((net.infer(samples.inputs).argmax(1) == samples.labels).mean())
             print(f"{mode}: {switch.result.outcome.value}; asked {len(right)} times, never below {min(right):.1%}")
 

@@ -20,6 +20,7 @@ from planner.options import Options
 from planner.plan import make_plan
 from planner.progress import Progress
 from planner.recipes import recipe_for
+from planner.threads import threads
 from planner.training import train
 from runtime.bundle import Bundle, read
 from runtime.errors import BundleError
@@ -114,10 +115,11 @@ def run(output: Path, seed: int, progress: Progress) -> DemoResult:
         progress=lambda epoch: progress.step(f"selection {epoch.selection_accuracy:.2%}"),
     )  # fmt: skip
     checkpoints.load(output / "model.safetensors", module)
-    make_plan(
-        module, MODEL, dataset, loader.load(PROFILE), output / "plan",
-        options=Options(seed=seed, selection=DIGITS_SELECTION), progress=progress, replace=True,
-    )  # fmt: skip
+    with threads(1):
+        make_plan(
+            module, MODEL, dataset, loader.load(PROFILE), output / "plan",
+            options=Options(seed=seed, selection=DIGITS_SELECTION), progress=progress, replace=True,
+        )  # fmt: skip
     bundle = read(output / "plan")
     progress.stage("Verifying", len(bundle.states) + len(bundle.transitions))
     checks = verify(bundle, bundle.profile, progress.step)

@@ -186,8 +186,8 @@ class _Descent:
         """Descend until the gain left is below `tolerance` of the energy, or no step helps."""
         start = np.zeros(self._start.size)
         value, gradient = self(start)
-        if self.gain_left(gradient) <= tolerance * value:
-            return OptimizeResult(x=start, fun=value, jac=gradient, nit=0, status=0)
+        if iterations == 0 or self.gain_left(gradient) <= tolerance * value:  # scipy takes one step in any case
+            return OptimizeResult(x=start, fun=value, jac=gradient, nit=0, status=_RAN_OUT)
 
         latest = {"gradient": gradient}
 

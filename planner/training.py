@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from planner import checkpoint, partial_run
 from planner.datasets import Dataset, fingerprint
 from planner.partial_run import Epoch, TrainingError
 from planner.recipes import Recipe, recipe_for
+from planner.threads import threads as computing_threads
 
 __all__ = ["Epoch", "TrainingError", "TrainingInterrupted", "TrainingResult", "accuracy", "recipe_for", "train"]
 
@@ -111,7 +111,7 @@ def train(
     if not out.parent.is_dir() or out.is_dir():
         raise TrainingError(f"{out}: expected a file in a folder that exists; create {out.parent} or choose another")
     partial = out.with_name(f"{out.name}.partial")
-    with _threads(threads):
+    with computing_threads(threads):
         settings = {
             "definition": definition,
             "dataset": dataset.name,
@@ -280,13 +280,3 @@ def _state_digest(module: nn.Module) -> str:
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(np.ascontiguousarray(tensor.numpy(force=True)).tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -119,7 +119,7 @@ class ShadowBank(Generic[W]):
         self._table = table
         self._tensors = [table.tensors(state), table.tensors(state)]
         self._bound = [bind(tensors) for tensors in self._tensors]
-        self._readers = [0, 0]
+        self._readers: tuple[set[object], set[object]] = (set(), set())
         self._front = 0
         self._behind = Increment(())
         self._changed = threading.Condition()
@@ -128,26 +128,25 @@ class ShadowBank(Generic[W]):
     @contextmanager
     def read(self) -> Iterator[W]:
         """The front copy, held until the context closes."""
-        side = None
+        reader = object()
         try:
-            # Inside, since Ctrl-C may come in between: a reader that was counted and never leaves stops all writing.
+            # Inside, since Ctrl-C may come in between: a reader that never leaves would stop all writing.
             with self._changed:
                 side = self._front
-                self._readers[side] += 1
+                self._readers[side].add(reader)
             yield self._bound[side]
         finally:
-            if side is not None:
-                with self._changed:
-                    self._readers[side] -= 1
-                    if not self._readers[side]:
-                        self._changed.notify_all()
+            with self._changed:
+                for readers in self._readers:
+                    readers.discard(reader)
+                self._changed.notify_all()
 
     def write(self, increment: Increment) -> None:
         """Write to the back copy once its last reader has left, then make it the front one."""
         with self._writer:
             back = 1 - self._front
             with self._changed:
-                self._changed.wait_for(lambda: self._readers[back] == 0)
+                self._changed.wait_for(lambda: not self._readers[back])
             # No reader can come to the back copy: new ones enter the front, which only this thread changes.
             _copy(self._table, self._tensors[back], self._behind)
             _copy(self._table, self._tensors[back], increment)

@@ -87,7 +87,7 @@ class Engine:
         self._exclusive = exclusive
         self._turnstile = Turnstile(queue_limit)
         self._limit = queue_limit
-        self._running = 0
+        self._running: set[object] = set()
         self._count = threading.Lock()
         self._closed = False
         self.longest_stall_s = 0.0
@@ -170,18 +170,17 @@ class Engine:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        counted = False
+        caller = object()
         try:
+            # Inside, since Ctrl-C may come in between: a caller that never leaves would take a place for good.
             with self._count:
-                if self._running >= self._limit:
+                if len(self._running) >= self._limit:
                     raise QueueFull(
-                        f"infer: {self._running} callers run already, expected fewer than {self._limit}; "
+                        f"infer: {len(self._running)} callers run already, expected fewer than {self._limit}; "
                         "call again later, or raise queue_limit in the device profile"
                     )
-                self._running += 1
-                counted = True
+                self._running.add(caller)
             yield
         finally:
-            if counted:
-                with self._count:
-                    self._running -= 1
+            with self._count:
+                self._running.discard(caller)

@@ -76,7 +76,7 @@ def test_tied_tensors_are_one_coordinate():
 def test_refuses_what_does_not_fit():
     state = network().state_dict()
     configuration = Configuration.of(state, ("0.weight", "3.bias"))
-    with pytest.raises(ShapeMismatch, match="'3.bias' is missing"):
+    with pytest.raises(ShapeMismatch, match=r"'3\.bias' is missing"):
         configuration.flatten({"0.weight": state["0.weight"]})
     with pytest.raises(ShapeMismatch, match=r"'3.bias' has shape \[3\]: expected \[2\]"):
         configuration.flatten({**state, "3.bias": torch.zeros(3)})

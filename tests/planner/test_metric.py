@@ -162,7 +162,7 @@ def test_refuses_what_does_not_fit():
         PullbackMetric(toy.module, toy.configuration, toy.inputs[:0])
     with pytest.raises(MetricError, match="batch_size is 0"):
         metric_of(toy, batch_size=0)
-    with pytest.raises(ShapeMismatch, match=r"'0.weight': found \[2, 3\], expected \[2, 2\]"):
+    with pytest.raises(ShapeMismatch, match=r"'0.weight': found \[3, 2\], expected \[2, 2\]"):
         PullbackMetric(nn.Sequential(nn.Linear(2, 3), nn.Tanh()), toy.configuration, toy.inputs)
     metric = metric_of(toy)
     with pytest.raises(ShapeMismatch, match=r"shape \[5\]"):

