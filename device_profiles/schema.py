@@ -71,8 +71,8 @@ class Bank(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     policy: Annotated[
         Literal["auto", "in-place", "shadow"],
         Meta(
-            description="in-place: one copy, one inference worker; shadow: copy on write of the tensors that move; "
-            "auto: shadow where memory allows it"
+            description="in-place: one copy of the tensors that move, answers and writes take turns; shadow: two, "
+            "and answers never wait; auto: shadow where memory allows it"
         ),
     ] = "auto"
     snap: Annotated[bool, Meta(description="whether the physically smaller graph is used once a mode is reached")] = (
@@ -139,7 +139,7 @@ class Mode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         None
     )
     remove: Annotated[_Changes, Meta(description="units taken out")] = ()
-    restore: Annotated[_Changes, Meta(description="removed units brought back with their dense weights")] = ()
+    restore: Annotated[_Changes, Meta(description="removed units brought back")] = ()
     description: Annotated[str, Meta(description="a line for people")] = ""
 
 

@@ -11,6 +11,7 @@ import typer
 
 from device_profiles import loader
 from device_profiles.errors import GeoshiftError
+from planner.options import SELECTION
 from runtime.commands import strategies_table
 from runtime.terminal import err, guarded, out, print_json, stages
 
@@ -21,13 +22,16 @@ ModelDef = Annotated[
     str, typer.Option("--model-def", "-m", help="digits-cnn, lenet5, or your own package.module:function.")
 ]
 Data = Annotated[str, typer.Option("--data", "-d", help="digits, mnist, or your own package.module:function.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
-Selection = Annotated[int, typer.Option(min=1, help="Training samples put aside to choose on.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; the same for train and plan.")]
+Selection = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Training samples put aside to choose on; the same for train and plan. The default suits the digits; "
+        "more samples prove smaller drops.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-DIGITS_SELECTION = 400
-"""Of 1,297 training digits: fewer would make the confidence bound of a path wider than the guard, more would leave
-too few to train on."""
 
 
 class PlannerUnavailable(GeoshiftError):
@@ -69,7 +73,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; default: the model's own.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Peak rate; default: the model's own.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: the model's own.")] = None,
-    selection: Selection = DIGITS_SELECTION,
+    selection: Selection = SELECTION,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     as_json: AsJson = False,
@@ -133,7 +137,7 @@ def plan(
         str, typer.Option("--profile", "-p", help="Built-in device profile or YAML file.")
     ] = "generic-x86",
     output: Annotated[Path, typer.Option("--out", "-o", help="Directory of the bundle.")] = Path("plan"),
-    selection: Selection = DIGITS_SELECTION,
+    selection: Selection = SELECTION,
     seed: Seed = 0,
     alternatives: Annotated[bool, typer.Option(help="Keep geodesic paths that were not chosen, to simulate.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands there.")] = False,
@@ -144,14 +148,14 @@ def plan(
     from planner import checkpoint, models
     from planner.options import Options
     from planner.plan import make_plan
+    from planner.training import check_selection
     from runtime.bundle import read
     from runtime.inspection import summary
 
     device = loader.load(profile)
     module = models.build(model_def, seed=seed)
-    if weights is not None:
-        checkpoint.load(weights, module)
-    elif model_def in models.BUILTIN:
+    metadata = checkpoint.load(weights, module) if weights is not None else {}
+    if weights is None and model_def in models.BUILTIN:
         raise typer.BadParameter(
             f"found none, but {model_def} has no weights of its own: train it first with "
             f"`geoshift train --model-def {model_def} --data {data}`",
@@ -159,6 +163,7 @@ def plan(
         )
     options = Options(seed=seed, selection=selection, alternatives=alternatives)
     dataset = _load(data)
+    check_selection(metadata, dataset, seed, selection)
     with stages() as bar:
         make_plan(module, model_def, dataset, device, output, options=options, progress=bar, replace=force)
     if as_json:

@@ -14,13 +14,11 @@ from rich.table import Table
 import planner.checkpoint as checkpoints
 from device_profiles import loader
 from planner import models
-from planner.commands import DIGITS_SELECTION
 from planner.datasets import load, split
-from planner.options import Options
+from planner.options import SELECTION, Options
 from planner.plan import make_plan
 from planner.progress import Progress
 from planner.recipes import recipe_for
-from planner.threads import threads
 from planner.training import train
 from runtime.bundle import Bundle, read
 from runtime.errors import BundleError
@@ -104,7 +102,7 @@ def run(output: Path, seed: int, progress: Progress) -> DemoResult:
     dataset = load(DATA)
     recipe = recipe_for(MODEL, DATA)
     module = models.build(MODEL, seed=seed)
-    fit, selection = split(dataset, seed, DIGITS_SELECTION)
+    fit, selection = split(dataset, seed, SELECTION)
     # The demo is quick enough to start over; what an interrupted one left would be refused.
     (output / "model.safetensors.partial").unlink(missing_ok=True)
     progress.stage("Training", recipe.epochs)
@@ -115,11 +113,10 @@ def run(output: Path, seed: int, progress: Progress) -> DemoResult:
         progress=lambda epoch: progress.step(f"selection {epoch.selection_accuracy:.2%}"),
     )  # fmt: skip
     checkpoints.load(output / "model.safetensors", module)
-    with threads(1):
-        make_plan(
-            module, MODEL, dataset, loader.load(PROFILE), output / "plan",
-            options=Options(seed=seed, selection=DIGITS_SELECTION), progress=progress, replace=True,
-        )  # fmt: skip
+    make_plan(
+        module, MODEL, dataset, loader.load(PROFILE), output / "plan", options=Options(seed=seed), progress=progress,
+        replace=True,
+    )  # fmt: skip
     bundle = read(output / "plan")
     progress.stage("Verifying", len(bundle.states) + len(bundle.transitions))
     checks = verify(bundle, bundle.profile, progress.step)

@@ -52,7 +52,7 @@ def kept_units(network: Network, end: EndPoint) -> dict[str, tuple[int, ...]]:
 def row_table(network: Network, ends: Mapping[str, EndPoint]) -> tuple[RowTable, dict[str, State]]:
     """Row versions that the configurations need, and each configuration's state."""
     pool = RowPool(_moved_layers(network, ends), _arrays(network.module.state_dict()))
-    states = {name: pool.add(_arrays(end.tensors)) for name, end in ends.items()}
+    states = {name: pool.add(_arrays(end.tensors), end.removed) for name, end in ends.items()}
     return pool.table(), states
 
 

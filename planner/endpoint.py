@@ -107,7 +107,7 @@ class EndPointSearch:
             for layer in self._network.layers:
                 wanted, have = target.removed.get(layer.name, 0), len(removed.get(layer.name, ()))
                 if wanted < have:
-                    # The last removed come back: sets are nested, so this is the set that removing fewer had chosen.
+                    # The last removed come back: the sets of one elimination are nested.
                     removed[layer.name] = removed[layer.name][:wanted]
                 elif wanted > have:
                     removed[layer.name] = self._remove_more(removed, layer, wanted)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from device_profiles import Profile
+from device_profiles import GeoshiftError, Profile
 from planner import candidates as paths
 from planner.assemble import complete, describe_modes, describe_paths, tool_versions
 from planner.candidates import Choice
@@ -25,6 +25,7 @@ from planner.modes import resolve
 from planner.network import Network, trace
 from planner.options import Options
 from planner.progress import Progress, Silent
+from planner.threads import threads
 from runtime import bundle as bundles
 from runtime import bundle_files
 from runtime.evaluation import Evaluator
@@ -32,8 +33,14 @@ from runtime.fit import check_rows
 from runtime.manifest import Manifest, PlanningEntry
 from runtime.samples import Samples
 
+SMALL_NETWORK = 1_000_000
+"""Weights below which PyTorch computes with one thread, see ``planner.threads``."""
 LENGTH_BATCH = 512
 """Held-out samples that functional length is measured on."""
+
+
+class PlanError(GeoshiftError):
+    """A network cannot be planned for."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +83,30 @@ def make_plan(
             written then.
     """
     options = options or Options()
-    progress = progress or Silent()
+    weights = sum(tensor.numel() for tensor in module.state_dict().values())
+    small = weights < SMALL_NETWORK
+    with threads(options.threads or (1 if small else 0)):
+        return _plan(module, definition, dataset, profile, Path(out), options, progress or Silent(), replace)
+
+
+def _plan(
+    module: nn.Module,
+    definition: str,
+    dataset: Dataset,
+    profile: Profile,
+    out: Path,
+    options: Options,
+    progress: Progress,
+    replace: bool,
+) -> Manifest:
+    """The work of ``make_plan``."""
     begun = time.monotonic()
-    bundle_files.check_target(Path(out), replace=replace)
+    bundle_files.check_target(out, replace=replace)
     cost = CostMeter()
     data = _divide(dataset, options)
     sample = torch.from_numpy(data.fit.inputs[:2])
     network = trace(module, sample)
+    _check_types(network)
     targets = resolve(profile, network)
 
     progress.stage("End points", len(targets))
@@ -119,16 +143,29 @@ def make_plan(
     return manifest
 
 
+def _check_types(network: Network) -> None:
+    """Refuse, before anything is spent, tensors that a bundle cannot hold."""
+    for name, tensor in network.module.state_dict().items():
+        if tensor.dtype != torch.float32:
+            advice = "convert the network with .float()"
+            if name.endswith("num_batches_tracked"):
+                advice = "fold batch norm into the layer before it: torch.nn.utils.fuse_conv_bn_eval"
+            raise PlanError(f"tensor {name}: found {tensor.dtype}, expected torch.float32; {advice}")
+
+
 def _divide(dataset: Dataset, options: Options) -> _Split:
-    """Fit, selection and test samples; nothing of the test part is seen before the evidence."""
+    """Fit, selection and test samples in random order, so that the first of them are a fair part.
+
+    Nothing of the test part is seen before the evidence.
+    """
     fit, selection = split(dataset, options.seed, options.selection)
-    # The split keeps the order of the data; a random part of it is a fair part.
     generator = np.random.default_rng(options.seed)
     fit, selection = generator.permutation(fit)[: options.fit], generator.permutation(selection)
+    test = generator.permutation(len(dataset.test_y))
     return _Split(
         fit=Samples(dataset.train_x[fit], dataset.train_y[fit]),
         selection=Samples(dataset.train_x[selection], dataset.train_y[selection]),
-        test=Samples(dataset.test_x, dataset.test_y),
+        test=Samples(dataset.test_x[test], dataset.test_y[test]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,26 +25,26 @@ class RowPool:
         self._rows: dict[str, list[Floats]] = {layer.name: [] for layer in layers}
         self._known: dict[str, dict[bytes, int]] = {layer.name: {} for layer in layers}
 
-    def add(self, tensors: Mapping[str, Floats]) -> State:
+    def add(self, tensors: Mapping[str, Floats], removed: Mapping[str, Sequence[int]]) -> State:
         """Versions of a configuration; rows not seen before join the pool.
 
         Args:
             tensors: Weights by name, float32; all of the moved layers.
+            removed: Layer name to the units it lacks; their rows are zero. A row may be zero without that, when its
+                unit was dead from the start.
         """
-        return {layer.name: self._versions(layer, tensors) for layer in self._layers}
+        return {layer.name: self._versions(layer, tensors, removed.get(layer.name, ())) for layer in self._layers}
 
     def table(self) -> RowTable:
         """Table of all versions known so far."""
         pool = {name: np.stack(rows) for name, rows in self._rows.items() if rows}
         return RowTable(self._layers, self._base, pool)
 
-    def _versions(self, layer: MovedLayer, tensors: Mapping[str, Floats]) -> Ints:
+    def _versions(self, layer: MovedLayer, tensors: Mapping[str, Floats], removed: Sequence[int]) -> Ints:
         rows, dense = row_matrix(layer, tensors), row_matrix(layer, self._base)
         versions = np.full(layer.units, BASE, np.int32)
-        for unit in np.flatnonzero((rows != dense).any(axis=1)):
-            if not rows[unit].any():
-                versions[unit] = ZERO
-                continue
+        versions[list(removed)] = ZERO
+        for unit in np.flatnonzero((rows != dense).any(axis=1) & (versions != ZERO)):
             key = rows[unit].tobytes()
             known = self._known[layer.name]
             if key not in known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from device_profiles.errors import GeoshiftError
 from planner import checkpoint, partial_run
-from planner.datasets import Dataset, fingerprint
+from planner.datasets import Dataset, fingerprint, split
 from planner.partial_run import Epoch, TrainingError
 from planner.recipes import Recipe, recipe_for
 from planner.threads import threads as computing_threads
@@ -220,12 +220,35 @@ def _shifted(images: Tensor, largest: int, generator: torch.Generator) -> Tensor
 
 def _metadata(settings: dict[str, str], result: TrainingResult) -> dict[str, str]:
     """What a checkpoint says about itself."""
-    digests = ("data", "images to fit on", "selection images", "fresh weights")
+    digests = ("data", "images to fit on", "fresh weights")
     return {
         **{name: value for name, value in settings.items() if name not in digests},
         "accuracy": repr(result.test_accuracy),
         "selection accuracy": repr(result.epochs[-1].selection_accuracy),
     }
+
+
+def check_selection(metadata: Mapping[str, str], dataset: Dataset, seed: int, selection: int) -> None:
+    """Check that weights were not fitted on the images that are to be chosen by.
+
+    Args:
+        metadata: What the checkpoint says about itself; nothing is known of one that `train` did not write.
+        dataset: The data.
+        seed: Seed of the split.
+        selection: Number of images to choose by.
+
+    Raises:
+        TrainingError: They were put aside from another split.
+    """
+    found = metadata.get("selection images")
+    if found is not None and metadata.get("dataset") == dataset.name:
+        expected = _digest(split(dataset, seed, selection)[1])
+        if found != expected:
+            raise TrainingError(
+                f"weights trained with seed {metadata.get('seed')}: found that other images were put aside than seed "
+                f"{seed} and a selection of {selection} put aside; expected the same, or paths are chosen on images "
+                "the network was trained on: use the --seed and --selection of the training"
+            )
 
 
 def _check_recipe(recipe: Recipe, seed: int) -> None:

@@ -170,8 +170,9 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
     named = {GRAPH, BASE, ROWS, MODES, CANARY, EVALUATION, *(mode.graph for mode in manifest.modes)}
     named |= {name for move in manifest.transitions for name in (move.path, *move.alternatives.values())}
     if named != set(files) - {MANIFEST}:
-        odd = sorted(named ^ (set(files) - {MANIFEST}))
-        raise BundleError(f"{root}: file {odd[0]!r} is {'not listed' if odd[0] in named else 'listed, but not used'}")
+        odd = min(named ^ (set(files) - {MANIFEST}))
+        how = "used and not listed" if odd in named else "listed and not used"
+        raise BundleError(f"{root}/{MANIFEST}: files: found {odd!r} {how}, expected both; copy the bundle again")
     parts = {name: bundle_parts.read_tensors(files[name], f"{root}/{name}") for name in (BASE, ROWS, MODES)}
     tensors = bundle_parts.check_weights(parts[BASE], f"{root}/{BASE}")
     layers = bundle_parts.fit_layers(manifest, tensors, root)

@@ -165,7 +165,9 @@ def _check_kept(mode: ModeEntry, state: State, table: RowTable, origin: str) -> 
                 f"that {MANIFEST} says are kept, in ascending order"
             )
     if unknown := set(mode.kept) - {layer.name for layer in table.layers}:
-        raise BundleError(f"{origin}: found unknown layer {min(unknown)!r} among those that lost units")
+        raise BundleError(
+            f"{origin}: found {min(unknown)!r} among the layers that lost units, expected some of {list(table.names)}"
+        )
 
 
 def read_path(
@@ -179,7 +181,10 @@ def read_path(
     origin = f"{root}/{entry.path}"
     for mode in (entry.from_, entry.to):
         if mode not in states:
-            raise BundleError(f"{root}/{MANIFEST}: transition {entry.from_} → {entry.to}: found no mode {mode!r}")
+            raise BundleError(
+                f"{root}/{MANIFEST}: transition {entry.from_} → {entry.to}: found no mode {mode!r}, "
+                f"expected one of {', '.join(states)}"
+            )
     chunks = ChunkList.from_arrays(table.names, read_tensors(raw, origin), origin)
     chunks.check(table, states[entry.from_], states[entry.to], origin)
     if (len(chunks), chunks.total_bytes(table)) != (entry.chunks, entry.bytes_written):

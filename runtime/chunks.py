@@ -135,7 +135,9 @@ class ChunkList:
             index, row = int(self.layer[position]), int(self.row[position])
             old, new = int(self.old[position]), int(self.new[position])
             if not 0 <= index < len(self.layers):
-                raise BundleError(f"{origin}: chunk {position}: found layer {index}, expected < {len(self.layers)}")
+                raise BundleError(
+                    f"{origin}: chunk {position}: found layer {index}, expected 0..{len(self.layers) - 1}"
+                )
             layer = table.layer(self.layers[index])
             if not 0 <= row < layer.units:
                 raise BundleError(f"{origin}: chunk {position}: found row {row}, expected 0..{layer.units - 1}")
@@ -145,13 +147,17 @@ class ChunkList:
                 )
             if state[layer.name][row] != old:
                 raise BundleError(
-                    f"{origin}: chunk {position}: writes {layer.name} row {row} from version {old}, "
-                    f"but on this path it is at version {state[layer.name][row]}"
+                    f"{origin}: chunk {position}: found {layer.name} row {row} written from version {old}, "
+                    f"expected from {state[layer.name][row]}, where this path has brought it"
                 )
             state[layer.name][row] = new
         for name, versions in end.items():
             if not np.array_equal(state[name], versions):
-                raise BundleError(f"{origin}: the last chunk leaves layer {name} off the mode this path should reach")
+                row = int(np.flatnonzero(state[name] != versions)[0])
+                raise BundleError(
+                    f"{origin}: after the last chunk: found {name} row {row} at version {state[name][row]}, "
+                    f"expected {versions[row]} as in the mode this path should reach"
+                )
 
     def arrays(self) -> dict[str, Ints]:
         """The list as named arrays for a file."""

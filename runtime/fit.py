@@ -25,19 +25,36 @@ def choose_policy(bundle: Bundle, profile: Profile, policy: str | None = None) -
     """
     origin = f"{bundle.path} on {profile.name}"
     check_rows(bundle.table, profile, origin)
-    dense = sum(tensor.nbytes for tensor in bundle.tensors.values())
-    moved = sum(layer.row_bytes * layer.units for layer in bundle.table.layers)
     limit = profile.memory.weights_bytes
     wanted = policy or profile.bank.policy
     if wanted not in ("auto", "in-place", "shadow"):
         raise BundleError(f"{origin}: policy: found {wanted!r}, expected auto, in-place or shadow")
+    in_place, shadow = (peak_bytes(bundle, copies, profile.bank.snap) for copies in (1, 2))
     if wanted == "auto":
-        wanted = "shadow" if dense + moved <= limit else "in-place"
-    need = dense + (moved if wanted == "shadow" else 0)
+        wanted = "shadow" if shadow <= limit else "in-place"
+    need = shadow if wanted == "shadow" else in_place
     if need > limit:
-        remedy = "use policy in-place" if dense <= limit and wanted == "shadow" else "plan a smaller network"
+        remedy = "use policy in-place" if in_place <= limit and wanted == "shadow" else "plan a smaller network"
         raise BundleError(f"{origin}: memory.weights_bytes: found {limit}, expected at least {need}; {remedy}")
     return "shadow" if wanted == "shadow" else "in-place"
+
+
+def peak_bytes(bundle: Bundle, copies: int, snap: bool) -> int:
+    """Most memory that weights take at once, on arrival at a mode.
+
+    The plan's own rows, which every walk back needs; the live network's constants and its moved tensors; and, before
+    it takes over from the live one, the largest compact network, once as arrays and once inside ONNX Runtime.
+
+    Args:
+        bundle: The plan.
+        copies: Copies of the moved tensors that the bank holds.
+        snap: Whether a mode is answered from its compact network.
+    """
+    plan = sum(tensor.nbytes for tensor in (*bundle.tensors.values(), *bundle.table.pool.values()))
+    constants = sum(tensor.nbytes for tensor in bundle.constants.values())
+    moved = sum(layer.row_bytes * layer.units for layer in bundle.table.layers)
+    compact = max(mode.weight_bytes for mode in bundle.manifest.modes) if snap else 0
+    return plan + constants + copies * moved + 2 * compact
 
 
 def check_rows(table: RowTable, profile: Profile, origin: str) -> None:

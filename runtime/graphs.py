@@ -19,7 +19,8 @@ def live_session(bundle: Bundle, threads: int) -> Session:
         BundleError: ONNX Runtime refuses the graph, or it is not the network that the manifest describes.
     """
     origin = f"{bundle.path}/{GRAPH}"
-    return _checked(Session(bundle.graph, bundle.constants, threads=threads, origin=origin), bundle, origin)
+    session = Session(bundle.graph, bundle.constants, threads=threads, origin=origin)
+    return _checked(session, bundle, set(bundle.tensors) - set(bundle.constants), origin)
 
 
 def compact_session(bundle: Bundle, mode: str, threads: int) -> Session:
@@ -36,12 +37,15 @@ def compact_session(bundle: Bundle, mode: str, threads: int) -> Session:
     """
     origin = f"{bundle.path}/{bundle.mode(mode).graph}"
     session = Session(bundle.compact[mode], pack(bundle, mode), threads=threads, origin=origin)
-    return _checked(session, bundle, origin)
+    return _checked(session, bundle, set(), origin)
 
 
-def _checked(session: Session, bundle: Bundle, origin: str) -> Session:
+def _checked(session: Session, bundle: Bundle, moved: set[str], origin: str) -> Session:
     """Refuse a graph whose callers would have to change with it; a size that it leaves open is no difference."""
     model = bundle.manifest.model
+    if set(session.weight_names) != moved:
+        names = [", ".join(sorted(one)) or "none" for one in (set(session.weight_names), moved)]
+        raise BundleError(f"{origin}: found inputs {names[0]}, expected beside the sample {names[1]}; plan again")
     for what, found, expected in (
         ("input", session.input_shape, (None, *model.input_shape)),
         ("output", session.output_shape, (None, model.outputs)),

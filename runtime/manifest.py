@@ -78,7 +78,7 @@ class ModeEntry(_Record, frozen=True, kw_only=True):
     divergence: NonNegative
     """Root mean squared distance of the outputs from the dense network's, on the held-out batch."""
     damping: NonNegative
-    """Damping of the refit that was chosen."""
+    """Largest damping among the mode's refits."""
 
 
 class WaypointEntry(_Record, frozen=True, kw_only=True):
@@ -125,7 +125,7 @@ class TransitionEntry(_Record, frozen=True, kw_only=True):
     min_accuracy: Fraction
     """Over waypoints and torn states, both directions."""
     worst_drop_points: float
-    """Largest paired loss against the dense network over the same states, in percentage points."""
+    """Dense accuracy less that of the worst of these states, on the same samples, in percentage points."""
     torn_states: Count
     """Random torn states that were measured, half of them in each direction."""
     waypoints: tuple[WaypointEntry, ...]

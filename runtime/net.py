@@ -37,7 +37,7 @@ class DeployedPlan:
         self._profile = profile
 
     def route(self, begin: str, end: str) -> tuple[Leg, ...]:
-        """Legs between two modes, the fewest bytes in all."""
+        """Legs between two modes: the fewest, then the fewest bytes."""
         self.bundle.mode(end)
         return route(self.bundle.transitions, self.table, begin, end)
 

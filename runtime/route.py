@@ -28,7 +28,10 @@ class Leg:
 
 
 def route(transitions: Sequence[Transition], table: RowTable, begin: str, end: str) -> tuple[Leg, ...]:
-    """Legs from ``begin`` to ``end`` that write the fewest bytes in all (Dijkstra).
+    """The way from ``begin`` to ``end`` with the fewest legs, and among those the fewest bytes (Dijkstra).
+
+    Fewest legs first: who asks for a mode next to the present one gets the path that was measured between the two,
+    not a cheaper detour over modes nobody asked for.
 
     Raises:
         UnknownMode: No path leads there.
@@ -41,10 +44,10 @@ def route(transitions: Sequence[Transition], table: RowTable, begin: str, end: s
         legs.setdefault(stop, []).append((cost, Leg(stop, start, transition.chunks.reversed())))
     # The counter breaks ties by the order of the plan, so that a route is the same on every machine.
     counter = 0
-    heap: list[tuple[int, int, str, tuple[Leg, ...]]] = [(0, counter, begin, ())]
+    heap: list[tuple[int, int, int, str, tuple[Leg, ...]]] = [(0, 0, counter, begin, ())]
     seen: set[str] = set()
     while heap:
-        spent, _, mode, way = heapq.heappop(heap)
+        legs_so_far, spent, _, mode, way = heapq.heappop(heap)
         if mode == end:
             return way
         if mode in seen:
@@ -52,5 +55,5 @@ def route(transitions: Sequence[Transition], table: RowTable, begin: str, end: s
         seen.add(mode)
         for cost, leg in legs.get(mode, []):
             counter += 1
-            heapq.heappush(heap, (spent + cost, counter, leg.end, (*way, leg)))
+            heapq.heappush(heap, (legs_so_far + 1, spent + cost, counter, leg.end, (*way, leg)))
     raise UnknownMode(f"route: found no path from {begin} to {end}, expected transitions that connect them")

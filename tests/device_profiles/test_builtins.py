@@ -33,7 +33,7 @@ def test_a_built_in_profile(name: str) -> None:
     assert all(isinstance(mode, Mode) and mode.description for mode in profile.modes.values())
     assert profile.transitions == (("C1", "C2"), ("C2", "C3"), ("C3", "C4"), ("C4", "C1"))
     assert profile.bank == Bank(policy="auto", snap=True)
-    assert profile.guard.max_drop_points == 1.0
+    assert profile.guard.max_drop_points == 2.5
 
 
 def test_the_two_differ_in_what_the_devices_allow() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from safetensors.numpy import load
-from scipy.stats import binomtest
+from scipy.optimize import minimize_scalar
 
 from planner.adopt import adopt, alternative_file
 from planner.candidates import Candidate, NoSafePath, choose, drop_bound, functional_length
@@ -31,14 +31,43 @@ def candidate(name, lost, written, divergence=1.0):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("lost", [0, 1, 7, 500])
-def test_the_drop_bound_is_clopper_pearsons(lost):
-    exact = binomtest(lost, N, alternative="less").proportion_ci(0.95, method="exact").high
-    assert drop_bound(DENSE, answers(980 - lost)) == pytest.approx(exact)
+MANY_WRONG = answers(900)
 
 
-def test_answers_gained_count_as_no_loss_and_losing_all_is_bounded_by_one():
-    assert drop_bound(DENSE, answers(999)) == drop_bound(DENSE, DENSE)
+def changed(lost, gained):
+    """What ``MANY_WRONG`` answers, some answers lost and some gained."""
+    right = np.arange(N) < 900
+    right[:lost] = False
+    right[900 : 900 + gained] = True
+    return Answers(np.zeros((N, 2), np.float32), right)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (7, 0), (20, 5), (5, 20), (500, 3)])
+def test_the_drop_bound_is_where_the_score_statistic_reaches_its_quantile(lost, gained):
+    """Independent of the closed form: the constrained likelihood is maximised by search."""
+    bound = drop_bound(MANY_WRONG, changed(lost, gained))
+
+    def log_likelihood(q):
+        p = q + bound
+        return lost * np.log(p) + gained * np.log(q) + (N - lost - gained) * np.log1p(-p - q)
+
+    q = minimize_scalar(lambda q: -log_likelihood(q), bounds=(1e-12, (1 - bound) / 2), method="bounded",
+                        options={"xatol": 1e-13}).x  # fmt: skip
+    score = (lost - gained - N * bound) / np.sqrt(N * (2 * q + bound * (1 - bound)))
+    assert score == pytest.approx(-1.6449, abs=2e-3)
+    assert bound > (lost - gained) / N
+
+
+@pytest.mark.parametrize(("lose", "gain"), [(0.02, 0.01), (0.005, 0.0), (0.06, 0.05)])
+def test_the_drop_bound_covers_the_true_drop_about_95_times_in_100(lose, gain):
+    rng = np.random.default_rng(1)
+    covered = 0
+    for lost, gained, _ in rng.multinomial(N, [lose, gain, 1 - lose - gain], size=400):
+        covered += drop_bound(MANY_WRONG, changed(lost, gained)) >= lose - gain
+    assert 0.92 <= covered / 400 <= 1.0
+
+
+def test_losing_every_answer_is_bounded_by_one():
     assert drop_bound(answers(N), answers(0)) == 1.0
 
 

@@ -113,9 +113,27 @@ def test_a_row_pool_takes_layers_without_a_bias():
     layer = MovedLayer("a", "a.weight", None, (3, 2), None, 1)
     base = {"a.weight": np.arange(1, 7, dtype=np.float32).reshape(3, 2)}
     pool = RowPool((layer,), base)
-    state = pool.add({"a.weight": np.array([[1, 2], [0, 0], [9, 9]], np.float32)})
+    state = pool.add({"a.weight": np.array([[1, 2], [0, 0], [9, 9]], np.float32)}, {"a": (1,)})
     assert state["a"].tolist() == [BASE, ZERO, POOL]
     assert pool.table().pool["a"].tolist() == [[9, 9]]
+
+
+def test_a_unit_that_was_dead_from_the_start_is_removed_like_any_other(digits, trained, tmp_path):
+    import copy
+
+    from planner.options import Options
+    from planner.plan import make_plan
+    from runtime.bundle import read
+
+    module = copy.deepcopy(trained)
+    with torch.no_grad():
+        module.conv1.weight[5] = 0
+        module.conv1.bias[5] = 0
+    make_plan(module, "dead", digits, loader.load("generic-x86"), tmp_path / "plan", options=Options(torn=2))
+    bundle = read(tmp_path / "plan")
+    assert bundle.states["C1"]["conv1"][5] == BASE
+    assert bundle.states["C2"]["conv1"][5] == ZERO
+    assert 5 not in bundle.mode("C2").kept["conv1"]
 
 
 def test_geodesics_move_only_what_differs_and_keep_the_ends_out(search, digits):

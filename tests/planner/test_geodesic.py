@@ -57,6 +57,14 @@ def test_ends_on_the_end_and_never_turns_back(toy, beta):
     assert found.unsolved == 0
 
 
+def test_a_long_step_ends_nearest_to_the_end():
+    """It may not pass the foot of the perpendicular from the end: from there on it would lead away."""
+    found, start, end = follow(convolutional_toy(), beta=0.01, step=1.0, max_steps=1)
+    taken, left = found.points[1] - start, end - found.points[1]
+    assert len(found.points) == 3
+    assert abs(float(taken @ left)) <= tolerances.FLOAT64 * float(taken.norm() * left.norm())
+
+
 def test_length_is_that_of_its_outputs():
     toy = curved_toy()
     found, _, _ = follow(toy)
