@@ -59,7 +59,7 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] == "planner"
 @pytest.mark.parametrize(
     ("modules", "unloaded"),
     [
-        ("geoshift", ("numpy", "onnxruntime", "msgspec", "yaml", "typer", "rich", "runtime.net", *DESKTOP)),
+        ("geoshift", ("numpy", "onnxruntime", "typer", "rich", "runtime.net", *DESKTOP)),
         ("runtime.net", ("onnxruntime", "typer", "rich", *DESKTOP)),
         ("runtime.simulator, runtime.verification", ("onnxruntime", "typer", "rich", *DESKTOP)),
         ("runtime.commands", ("onnxruntime", *DESKTOP)),

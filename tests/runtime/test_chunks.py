@@ -134,5 +134,5 @@ def test_a_list_that_does_not_fit_its_table_is_refused_and_the_chunk_named(field
 def test_a_list_that_stops_short_of_its_mode_is_refused():
     start = table().dense()
     chunks = ChunkList.build(NAMES, start, [("a", 0, 2)])
-    with pytest.raises(BundleError, match="off the mode"):
+    with pytest.raises(BundleError, match="as in the mode this path should reach"):
         chunks.check(table(), start, start, "file")

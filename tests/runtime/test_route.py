@@ -86,6 +86,12 @@ def test_the_path_that_was_measured_between_two_modes_goes_before_a_cheaper_deto
     assert [leg.end for leg in route([direct, *detour], TABLE, "A", "C")] == ["C"]
 
 
+def test_bytes_count_over_all_legs():
+    dear = [transition("A", "B", [0, 0, 0]), transition("B", "D", [1])]
+    cheap = [transition("A", "C", [0]), transition("C", "D", [2])]
+    assert [leg.end for leg in route(dear + cheap, TABLE, "A", "D")] == ["C", "D"]
+
+
 def test_of_two_paths_between_the_same_modes_the_cheaper_one_is_walked():
     (leg,) = route([transition("A", "B", [0, 0]), transition("B", "A", [1])], TABLE, "A", "B")
     assert leg.chunks.layer.tolist() == [1]

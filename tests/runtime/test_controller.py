@@ -1,0 +1,212 @@
+"""A switch disturbed at every instant of its walk."""
+
+import threading
+
+import pytest
+
+from runtime import bundle as bundles
+from runtime import controller
+from runtime.errors import Busy, Closed, IllegalEvent
+from runtime.operation import Outcome
+from runtime.table import Phase
+from tests.runtime.bundles import write_bundle
+from tests.runtime.nets import opened, stands_at
+from tests.runtime.threads import until
+
+POLICIES = ("in-place", "shadow")
+CLOSED_ON_THE_WAY = "the network was closed during the walk"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return bundles.read(write_bundle(tmp_path_factory.mktemp("controller") / "plan"))
+
+
+class Instants:
+    """Opens a network, acts at one instant of a walk C1 → C2, and gives it away with the operation; for every instant.
+
+    An instant is one just before a line that the walk runs in the controller, where another thread could act too: not
+    while the walk holds the lock. It acts on the walk's own thread, so nothing else happens at the same time.
+
+    Args:
+        make: Opens a network.
+        act: What to do to it.
+    """
+
+    def __init__(self, make, act):
+        self._make, self._act = make, act
+        self.walk = None
+        """The thread of the walk."""
+
+    def __iter__(self):
+        number, self._seen = 0, 0
+        while self._seen >= number:
+            number, self._seen, self.walk = number + 1, 0, None
+            net = self._make()
+            threading.settrace(self._tracer(net, number))
+            try:
+                operation = net.switch("C2")
+                yield net, operation
+                self.walk.join()
+            finally:
+                threading.settrace(None)
+                net.close()
+        assert number > 40, "the walk was never traced"
+
+    def _tracer(self, net, number):
+        def line(frame, event, _):
+            if event == "line" and not net._controller._changed._is_owned():
+                self._seen += 1
+                if self._seen == number:
+                    self._act(net)
+            return line
+
+        def trace(frame, *_):
+            me = threading.current_thread()
+            if self.walk is None and me.name == "geoshift-walk":
+                self.walk = me
+            return line if me is self.walk and frame.f_code.co_filename == controller.__file__ else None
+
+        return trace
+
+
+def cancel(net):
+    if net._controller._current is None:
+        return
+    try:
+        net._controller._current.cancel()
+    except IllegalEvent:
+        assert net.phase in (Phase.VERIFYING, Phase.ROLLING_BACK)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_cancelling_at_any_instant_ends_on_one_of_the_two_modes(bundle, policy):
+    outcomes = []
+    for net, operation in Instants(lambda: opened(bundle, policy), cancel):
+        result = operation.wait(30)
+        outcomes.append(result.outcome)
+        assert result.mode == net.mode == {Outcome.CANCELLED: "C1", Outcome.COMMITTED: "C2"}[result.outcome]
+        assert (net.phase, result.reason) == (Phase.IDLE, "")
+        assert stands_at(net, net.mode)
+    assert set(outcomes) == {Outcome.CANCELLED, Outcome.COMMITTED}
+
+
+def test_pausing_at_any_instant_holds_the_walk_until_it_is_resumed(bundle):
+    paused = []
+
+    def pause(net):
+        try:
+            if net._controller._current is not None:
+                net._controller._current.pause()
+                paused.append(net)
+        except IllegalEvent:
+            assert net.phase is Phase.VERIFYING
+
+    for net, operation in Instants(lambda: opened(bundle), pause):
+        until(lambda net=net, operation=operation: net in paused or operation.result)
+        if net in paused:
+            assert net.phase is Phase.PAUSED
+            assert operation.result is None
+            operation.resume()
+        assert operation.wait(30).outcome is Outcome.COMMITTED
+        assert stands_at(net, "C2")
+    assert len(paused) > 20
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_closing_at_any_instant_gives_a_result_and_leaves_no_thread(bundle, policy):
+    closers = []
+
+    def close(net):
+        closers.append(threading.Thread(target=net.close))
+        closers[-1].start()
+        until(lambda: net._controller._closed)
+
+    outcomes = []
+    for net, operation in Instants(lambda: opened(bundle, policy), close):
+        result = operation.wait(30)
+        net.close()
+        outcomes.append(result.outcome)
+        assert result.outcome is Outcome.COMMITTED or result.reason == CLOSED_ON_THE_WAY
+        assert not net._controller._thread.is_alive()
+        with pytest.raises(Closed):
+            net.infer(bundle.evaluation.inputs[:1])
+        for closer in closers:
+            closer.join()
+    assert set(outcomes) == {Outcome.FAILED, Outcome.COMMITTED}
+
+
+def test_a_next_switch_at_any_instant_is_refused_or_its_own(bundle, monkeypatch):
+    """The thread of a walk that has ended must not take the next one's turning back for its own."""
+    nexts = {}
+    run, let = controller.Controller._run, threading.Event()
+
+    def run_when_let(self, walk):
+        if walk.operation.target == "C1":
+            let.wait()
+        run(self, walk)
+
+    def begin_the_next(net):
+        try:
+            nexts[net] = net.switch("C1")
+        except Busy:
+            return
+        nexts[net].cancel()
+
+    monkeypatch.setattr(controller.Controller, "_run", run_when_let)
+    each = Instants(lambda: opened(bundle), begin_the_next)
+    for net, operation in each:
+        assert operation.wait(30).outcome is Outcome.COMMITTED
+        each.walk.join()
+        let.set()
+        if net in nexts:
+            assert nexts[net].wait(30).outcome is Outcome.CANCELLED
+        let.clear()
+        assert (net.mode, net.phase) == ("C2", Phase.IDLE)
+        assert stands_at(net, "C2")
+    assert nexts
+
+
+def test_of_many_switches_at_once_one_is_made(bundle):
+    with opened(bundle) as net:
+        start = threading.Barrier(8)
+        made, refused = [], []
+
+        def switch():
+            start.wait()
+            try:
+                made.append(net.switch("C2"))
+                made[-1].pause()
+            except Busy as error:
+                refused.append(error)
+
+        callers = [threading.Thread(target=switch) for _ in range(8)]
+        # The first increment comes only when all have asked.
+        with net._engine._turnstile.turn():
+            for caller in callers:
+                caller.start()
+            for caller in callers:
+                caller.join()
+        assert (len(made), len(refused)) == (1, 7)
+        made[0].resume()
+        assert made[0].wait(30).outcome is Outcome.COMMITTED
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_closing_while_a_mode_is_verified_lets_it_be_reached(bundle, policy):
+    with opened(bundle, policy) as net:
+        canary, closing = net._plan.canary, []
+
+        def close_meanwhile(runner):
+            closing.append(threading.Thread(target=net.close))
+            closing[0].start()
+            until(lambda: net._controller._closed)
+            with pytest.raises(IllegalEvent, match="cancel: the controller is verifying"):
+                operation.cancel()
+            return canary(runner)
+
+        net._plan.canary = close_meanwhile
+        operation = net.switch("C2")
+        assert operation.wait(30).outcome is Outcome.COMMITTED
+        closing[0].join()
+        assert net.mode == "C2"

@@ -1,0 +1,59 @@
+"""What a simulation says a strategy costs is what it writes and holds."""
+
+import pytest
+
+from runtime import bundle as bundles
+from runtime.errors import BundleError
+from runtime.simulator import STRATEGIES, simulate
+from tests.runtime.bundles import TOUR, profile, write_bundle
+from tests.runtime.nets import PACE
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    return bundles.read(write_bundle(tmp_path_factory.mktemp("simulator") / "plan", profile(**PACE)))
+
+
+@pytest.fixture(scope="module")
+def played(plan):
+    return simulate(plan, plan.profile, states=5, torn=3)
+
+
+def test_every_strategy_is_played_or_left_out_with_a_reason(played):
+    assert [*played.strategies, *played.left_out] == [name for name in STRATEGIES if name != "geodesic"] + ["geodesic"]
+    assert "plan again with --alternatives" in played.left_out["geodesic"]
+    assert played.tour == TOUR
+
+
+def test_bytes_are_counted_up_to_each_state_and_all_of_them_at_the_end(played):
+    for name, result in played.strategies.items():
+        whole = [state for state in result.states if not state.torn]
+        assert [state.bytes for state in whole] == sorted(state.bytes for state in whole), name
+        assert (whole[0].bytes, whole[-1].bytes) == (0, result.bytes_written), name
+        for number in range(len(TOUR) - 2):
+            end = max(state.bytes for state in whole if state.transition == number)
+            assert end == min(state.bytes for state in whole if state.transition == number + 1), name
+
+
+def test_what_is_replaced_at_once_costs_what_it_replaces(plan, played):
+    tensors = {layer.name: layer.row_bytes * layer.units for layer in plan.table.layers}
+    # C1 → C2 changes conv1 and conv2, C2 → C3 conv2 and fc1, C3 → C1 all of them.
+    assert played.strategies["flip"].bytes_written == 2 * (tensors["conv1"] + tensors["fc1"]) + 3 * tensors["conv2"]
+    assert played.strategies["reload"].bytes_written == sum(plan.mode(mode).weight_bytes for mode in TOUR[1:])
+    assert played.strategies["flip"].peak_weight_bytes > played.strategies["ordered"].peak_weight_bytes
+
+
+def test_the_plan_s_own_path_is_the_one_that_is_walked(plan, played):
+    ordered = played.strategies["ordered"]
+    assert ordered.bytes_written == sum(move.entry.bytes_written for move in plan.transitions)
+    measured = {(state.transition, state.position): state.accuracy for state in ordered.states if not state.torn}
+    for number, move in enumerate(plan.transitions):
+        for waypoint in move.entry.waypoints:
+            if (number, waypoint.position) in measured:
+                assert measured[number, waypoint.position] == pytest.approx(waypoint.accuracy)
+
+
+def test_a_plan_without_a_transition_cannot_be_simulated(plan):
+    alone = type(plan)(**{**vars(plan), "transitions": ()})
+    with pytest.raises(BundleError, match="found no transition, expected at least one to simulate"):
+        simulate(alone, plan.profile)
