@@ -77,11 +77,13 @@ def main(name: str, run: Callable[[bool], Findings]) -> int:
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="try the wiring only; writes to benchmarks/quick")
-    quick = parser.parse_args().quick
+    parser.add_argument("--out", type=Path, help="folder to write to instead")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     begun, measured = time.monotonic(), commit()
     found = run(quick)
-    folder = ROOT / ("quick" if quick else "results")
-    folder.mkdir(exist_ok=True)
+    folder = arguments.out or ROOT / ("quick" if quick else "results")
+    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "name": name,
         "command": f"python -m benchmarks.{name}" + (" --quick" if quick else ""),
@@ -102,7 +104,7 @@ def main(name: str, run: Callable[[bool], Findings]) -> int:
         spread = ", ".join(f"{value:.4g}" for value in claim.spread)
         table.add_row(f"{mark} {claim.name}", f"{claim.value:.4g} {claim.unit}", f"{claim.op} {claim.bar:g}", spread)
     Console().print(table)
-    print(f"{folder.relative_to(ROOT.parent)}/{name}.json")
+    print(os.path.relpath(folder / f"{name}.json"))
     return 0 if quick or all(claim.ok for claim in found.claims) else 1
 
 

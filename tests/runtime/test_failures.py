@@ -79,6 +79,24 @@ def test_after_a_failed_write_the_mode_is_rebuilt_once(bundle, policy):
         assert stands_at(net, "C1")
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_after_a_failed_write_on_the_way_back_the_mode_is_rebuilt_once(bundle, policy):
+    with opened(bundle, policy) as net:
+        live, built = net._plan.live, []
+        net._plan.live = lambda mode: built.append(mode) or live(mode)
+
+        def reject(runner):
+            net._controller._live.bank.write = failing(OSError("bus error"))
+            return "canary: found 0 right answers, expected 16"
+
+        net._plan.canary = reject
+        result = net.switch("C2").wait(30)
+        assert (result.outcome, net.phase) == (Outcome.ROLLED_BACK, Phase.IDLE)
+        assert result.reason == "C2: canary: found 0 right answers, expected 16; then OSError: bus error"
+        assert built == ["C1"]
+        assert stands_at(net, "C1")
+
+
 def test_a_network_that_cannot_be_rebuilt_says_all_that_went_wrong_and_answers_no_more(bundle):
     with opened(bundle) as net:
         net._plan.live = failing(MemoryError("no memory"))
