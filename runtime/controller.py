@@ -183,7 +183,7 @@ class Controller:
             if not self._write(walk, walk.live, walk.chunks.reversed(), Phase.ROLLING_BACK):
                 return
             try:
-                self._rest(self._mode, walk.live)
+                self._rest(self._plan.rest(self._mode, walk.live), walk.live)
             except Exception as error:  # noqa: BLE001  # the live network stands at the mode and answers on
                 self._fault(walk, error)
         self._end(walk, Event.RETURN, outcome)
@@ -216,9 +216,8 @@ class Controller:
             self._live = live
         return self._live
 
-    def _rest(self, mode: str, live: LiveRunner) -> None:
+    def _rest(self, runner: Runner, live: LiveRunner) -> None:
         """Answer from what a mode rests on."""
-        runner = self._plan.rest(mode, live)
         self._engine.swap(runner)
         self._live = live if runner is live else None
 
@@ -264,14 +263,15 @@ class Controller:
             return True
 
     def _verify(self, walk: _Account, live: LiveRunner) -> None:
-        """Decide by the canary whether the mode counts as reached."""
+        """Decide by the canary, asked of the weights just written and of what will answer, if the mode is reached."""
         target = walk.operation.target
-        if reason := self._plan.canary(live):
+        runner = self._plan.rest(target, live)
+        if reason := self._plan.canary(live) or ("" if runner is live else self._plan.canary(runner)):
             walk.note(f"{target}: {reason}")
             with self._changed:
                 self._phase = after(self._phase, Event.REJECT)
             return
-        self._rest(target, live)
+        self._rest(runner, live)
         self._mode = target
         self._end(walk, Event.ACCEPT, Outcome.COMMITTED)
 

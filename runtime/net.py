@@ -13,6 +13,7 @@ from runtime.bank import InPlaceBank, ShadowBank
 from runtime.bundle import Bundle
 from runtime.controller import Controller
 from runtime.engine import CompactRunner, Engine, LiveRunner, Runner
+from runtime.errors import BundleError
 from runtime.fit import Policy, choose_policy
 from runtime.graphs import compact_session, live_session
 from runtime.operation import Operation
@@ -76,9 +77,10 @@ class Net:
         self._plan = DeployedPlan(bundle, profile, chosen)
         dense = bundle.manifest.modes[0].name
         live = None if profile.bank.snap else self._plan.live(dense)
-        self._engine = Engine(
-            live or self._plan.compact(dense), exclusive=chosen == "in-place", queue_limit=profile.queue_limit
-        )
+        runner = live or self._plan.compact(dense)
+        if reason := self._plan.canary(runner):
+            raise BundleError(f"{bundle.path}: mode {dense}: {reason}; run `geoshift verify` on this machine")
+        self._engine = Engine(runner, exclusive=chosen == "in-place", queue_limit=profile.queue_limit)
         self._controller = Controller(self._plan, self._engine, dense, profile.writes, live)
         self.bundle = bundle
         self.profile = profile

@@ -60,8 +60,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def _plain(error: BaseException) -> str:
-    """The error's text, safe from being taken for markup."""
-    return str(error).replace("[", r"\[")
+    """The error's text, safe from being taken for markup or for commands to the terminal: it may quote a stranger."""
+    text = "".join(one if one.isprintable() or one == "\n" else f"\\x{ord(one):02x}" for one in str(error))
+    return text.replace("[", r"\[")
 
 
 def print_json(data: Any) -> None:

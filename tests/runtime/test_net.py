@@ -1,5 +1,6 @@
 """A bundle at work: modes, switches, routes, cancellation, refusals."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 import geoshift
 from runtime import bundle as bundles
 from runtime.bank import Increment
+from runtime.engine import CompactRunner
 from runtime.errors import BundleError, Busy, Closed, IllegalEvent, UnknownMode
 from runtime.fit import peak_bytes
 from runtime.net import Net
 from runtime.operation import Outcome
+from runtime.samples import Samples
 from runtime.session import InputError
 from runtime.table import Phase
 from runtime.verification import verify
@@ -278,3 +281,24 @@ def test_a_pace_of_almost_never_is_waited_for_without_an_error(path):
     operation.cancel()
     net.close()
     assert operation.wait(30).reason == "the network was closed during the walk"
+
+
+def test_the_canary_is_asked_of_what_will_answer_too(path, monkeypatch):
+    with geoshift.open(path, policy="in-place") as net:
+        before = net.infer(net.bundle.evaluation.inputs[:20])
+        sound = net._plan.canary
+        monkeypatch.setattr(
+            net._plan, "canary", lambda one: sound(one) or ("bad" if isinstance(one, CompactRunner) else "")
+        )
+        result = net.switch("C2").wait(30)
+        assert (result.outcome, result.reason) == (Outcome.ROLLED_BACK, "C2: bad")
+        assert net.infer(net.bundle.evaluation.inputs[:20]).tobytes() == before.tobytes()
+
+
+def test_a_network_that_fails_its_canary_is_not_opened(path):
+    bundle = bundles.read(path)
+    wrong = dataclasses.replace(bundle, canary=Samples(bundle.canary.inputs, (bundle.canary.labels + 1) % 3))
+    with pytest.raises(
+        BundleError, match=r"mode C1: canary: found 0 right answers, expected 16; run `geoshift verify`"
+    ):
+        Net(wrong, profile())
