@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from onnx import helper
 from safetensors.numpy import save
 
 from device_profiles import Profile, loader
@@ -25,7 +24,7 @@ from runtime.manifest import (
 from runtime.rows import POOL, ZERO, RowTable, State
 from runtime.samples import Samples, pack
 from runtime.session import Session
-from tests.runtime.synthetic import MOVED_LAYERS, build, synthetic_model
+from tests.runtime.synthetic import MOVED_LAYERS, build, convolutional_nodes, synthetic_model
 
 TOUR = ("C1", "C2", "C3", "C1")
 SMALL_INCREMENT = 400
@@ -88,19 +87,8 @@ def compact_graph(state: State) -> bytes:
         "conv2.weight": (second, first, 3, 3), "conv2.bias": (second,),
         "fc1.weight": (5, 4 * second), "fc1.bias": (5,), "fc2.weight": (3, 5), "fc2.bias": (3,),
     }  # fmt: skip
-    nodes = [
-        helper.make_node("Conv", ["input", "conv1.weight", "conv1.bias"], ["c1"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c1"], ["r1"]),
-        helper.make_node("MaxPool", ["r1"], ["p1"], kernel_shape=[2, 2], strides=[2, 2]),
-        helper.make_node("Conv", ["p1", "conv2.weight", "conv2.bias"], ["c2"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c2"], ["r2"]),
-        helper.make_node("Flatten", ["r2"], ["f"], axis=1),
-        helper.make_node("Gemm", ["f", "fc1.weight", "fc1.bias"], ["l1"], transB=1),
-        helper.make_node("Relu", ["l1"], ["r3"]),
-        helper.make_node("Gemm", ["r3", "fc2.weight", "fc2.bias"], ["output"], transB=1),
-    ]
     empty = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-    return build(nodes, ["batch", 1, 4, 4], ["batch", 3], {}, empty)
+    return build(convolutional_nodes(), ["batch", 1, 4, 4], ["batch", 3], {}, empty)
 
 
 def content(device: Profile | None = None) -> tuple[Manifest, dict[str, bytes]]:

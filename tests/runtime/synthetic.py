@@ -39,12 +39,9 @@ _SHAPES = {
 }  # fmt: skip
 
 
-def synthetic_model(seed: int = 0) -> SyntheticModel:
-    """conv1 → relu → pool → conv2 → relu → flatten → fc1 → relu → fc2 on [N, 1, 4, 4]; fc2 is constant."""
-    rng = np.random.default_rng(seed)
-    base = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in _SHAPES.items()}
-    moved = [name for layer in MOVED_LAYERS for name in (layer.weight, layer.bias) if name is not None]
-    nodes = [
+def convolutional_nodes() -> list[onnx.NodeProto]:
+    """conv1 → relu → pool → conv2 → relu → flatten → fc1 → relu → fc2, for weights of any width."""
+    return [
         helper.make_node("Conv", ["input", "conv1.weight", "conv1.bias"], ["c1"], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c1"], ["r1"]),
         helper.make_node("MaxPool", ["r1"], ["p1"], kernel_shape=[2, 2], strides=[2, 2]),
@@ -55,8 +52,17 @@ def synthetic_model(seed: int = 0) -> SyntheticModel:
         helper.make_node("Relu", ["l1"], ["r3"]),
         helper.make_node("Gemm", ["r3", "fc2.weight", "fc2.bias"], ["output"], transB=1),
     ]
+
+
+def synthetic_model(seed: int = 0) -> SyntheticModel:
+    """conv1 → relu → pool → conv2 → relu → flatten → fc1 → relu → fc2 on [N, 1, 4, 4]; fc2 is constant."""
+    rng = np.random.default_rng(seed)
+    base = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in _SHAPES.items()}
+    moved = [name for layer in MOVED_LAYERS for name in (layer.weight, layer.bias) if name is not None]
     constants = {name: base[name] for name in base if name not in moved}
-    model = build(nodes, ["batch", 1, 4, 4], ["batch", 3], {name: base[name] for name in moved}, constants)
+    model = build(
+        convolutional_nodes(), ["batch", 1, 4, 4], ["batch", 3], {name: base[name] for name in moved}, constants
+    )
     return SyntheticModel(model, constants, base, rng.standard_normal((5, 1, 4, 4)).astype(np.float32))
 
 
