@@ -52,6 +52,7 @@ def test_the_tour_runs_from_training_to_picture(tmp_path):
 
 def test_published_results_have_the_form_and_name_no_machine():
     results = sorted((Path(frame.__file__).parent / "results").glob("*.json"))
+    assert results, "no benchmark was ever run"
     for path in results:
         record = json.loads(path.read_text())
         assert set(record) == KEYS, path
