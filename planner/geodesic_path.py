@@ -24,10 +24,10 @@ from runtime.strategies import Point
 LEGS = 4
 """Legs that are written. Each writes every moving row once more, and a path must earn its bytes."""
 STEP = 0.3
-"""Share of the remaining distance that a step of the flow covers; it arrives in about eight."""
+"""Share of the remaining distance that a step of the flow covers; on a straight way it arrives in nine."""
 ITERATIONS = 20
-"""Largest Krylov space of a tangent, and most steps of the relaxation: beyond it, the candidates on the digits and
-MNIST networks changed by less than they differ between probe sets, at twice the cost."""
+"""Largest Krylov space of a tangent, and most steps of the relaxation: a limit on cost, not on error. Tangents take 14
+to 140 iterations to converge, so many of these do not; relaxed paths still improved between 50 and 150 steps."""
 
 
 def geodesic_points(

@@ -17,8 +17,8 @@ class Options:
         seed: Seed of the split, the probes and the torn states.
         selection: Training samples put aside to choose on.
         walked: Of these, how many every candidate path is walked on.
-        fit: Training samples that rows are fitted on, at most. On VGG-11's widest reader 1,000 images already gave
-            the refit its accuracy; smaller images have fewer positions, hence twice that.
+        fit: Training samples that rows are fitted on, at most. A refit of VGG-11's second layer
+            was good with 1,000 images; smaller images have fewer positions, hence twice that.
         probes: Samples of the pullback metric.
         stored: Test samples kept in the bundle.
         waypoints: Measured states of each transition, at most.

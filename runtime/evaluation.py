@@ -15,7 +15,8 @@ from runtime.samples import Samples
 from runtime.session import Session, Weights
 
 BATCH = 500
-"""Samples a run; large enough to keep two cores busy, small enough for a colour image network's activations."""
+"""Samples a run: it bounds the memory of activations. On LeNet-5, 50 to 1,000 took the same time within
+a tenth."""
 
 
 @dataclass(frozen=True)
