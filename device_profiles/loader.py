@@ -279,7 +279,7 @@ def _words(info: inspect.Type) -> str:
         case inspect.UnionType(types=options):
             return " or ".join(_words(option) for option in options if not isinstance(option, inspect.NoneType))
         case inspect.IntType() | inspect.FloatType():
-            limits = (("above", info.gt), ("of at least", info.ge), ("of at most", info.le))
+            limits = (("above", info.gt), ("of at least", info.ge), ("of at most", info.le), ("below", info.lt))
             known = [f"{word} {limit:g}" for word, limit in limits if limit is not None and abs(limit) < LARGEST]
             noun = "an integer" if isinstance(info, inspect.IntType) else "a finite number"
             return f"{noun} {' and '.join(known)}".rstrip()

@@ -133,13 +133,20 @@ _Changes = tuple[Annotated[Change, Meta(extra_json_schema=_ONE_OF_COUNT_FRACTION
 
 
 class Mode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename={"from_": "from"}):
-    """A power mode: another mode and what is removed from it or restored to it. Removals come first."""
+    """A power mode: another mode and what is changed in it. Removals come first, then restorations, then ``macs``."""
 
     from_: Annotated[ModeName | None, Meta(description="mode this one is made from; the dense mode alone has none")] = (
         None
     )
     remove: Annotated[_Changes, Meta(description="units taken out")] = ()
     restore: Annotated[_Changes, Meta(description="removed units brought back")] = ()
+    macs: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)] | None,
+        Meta(
+            description="share of the dense network's multiply-accumulates that may be left: the planner removes "
+            "further units where that costs least"
+        ),
+    ] = None
     description: Annotated[str, Meta(description="a line for people")] = ""
 
 
@@ -198,7 +205,7 @@ def _origins(modes: dict[str, Mode]) -> Iterator[Problem]:
         )
     for name, mode in modes.items():
         if mode.from_ is None:
-            for kind in ("remove", "restore"):
+            for kind in ("remove", "restore", "macs"):
                 if getattr(mode, kind):
                     yield Problem(
                         ("modes", name, kind),
@@ -217,10 +224,10 @@ def _origins(modes: dict[str, Mode]) -> Iterator[Problem]:
                 "modes that lead back to the dense one",
                 "make one of them from a mode outside the cycle",
             )
-        if not mode.remove and not mode.restore:
+        if not mode.remove and not mode.restore and mode.macs is None:
             yield Problem(
                 ("modes", name),
-                "neither 'remove' nor 'restore'",
+                "none of 'remove', 'restore' and 'macs'",
                 f"at least one change against {mode.from_!r}",
                 "add a change, or drop the mode",
             )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 from safetensors.numpy import save as save_tensors
 
-from planner.candidates import Candidate
 from runtime.chunks import ChunkList
 from runtime.rows import RowTable
+from runtime.strategies import Compiled
 
 K = TypeVar("K", bound=Hashable)
 
 
-def adopt(table: RowTable, chosen: Mapping[K, Candidate]) -> tuple[RowTable, dict[K, Candidate]]:
+def adopt(table: RowTable, chosen: Mapping[K, Compiled]) -> tuple[RowTable, dict[K, ChunkList]]:
     """Join the rows of chosen paths to the plan's table.
 
     Args:
@@ -24,17 +23,17 @@ def adopt(table: RowTable, chosen: Mapping[K, Candidate]) -> tuple[RowTable, dic
         chosen: The paths.
 
     Returns:
-        The joint table, and the paths on it.
+        The joint table, and the chunk lists of the paths on it.
     """
     joint = table
     moved: dict[K, ChunkList] = {}
     for key, path in chosen.items():
         moved[key] = _renumbered(path.chunks, table, joint)
         joint = joint.extended(path.rows)
-    return joint, {key: replace(path, table=joint, chunks=moved[key], rows={}) for key, path in chosen.items()}
+    return joint, moved
 
 
-def alternative_file(path: Candidate, compiled_from: RowTable, table: RowTable) -> bytes:
+def alternative_file(path: Compiled, compiled_from: RowTable, table: RowTable) -> bytes:
     """A path that was not chosen as a file of its own: its chunk list, and its rows, which go on from ``table``."""
     chunks = _renumbered(path.chunks, compiled_from, table)
     rows = {f"rows/{name}": np.ascontiguousarray(rows) for name, rows in path.rows.items()}

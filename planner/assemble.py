@@ -9,7 +9,10 @@ from safetensors.numpy import save as save_tensors
 
 from device_profiles import Profile, loader
 from planner.adopt import adopt, alternative_file
+from planner.adversary import Search
 from planner.candidates import Candidate, Choice
+from planner.certificate import certify
+from planner.cost import CostMeter
 from planner.datasets import Dataset
 from planner.deploy import Deployment, kept_units
 from planner.endpoint import EndPoint
@@ -18,11 +21,25 @@ from planner.network import Network
 from planner.options import Options
 from planner.progress import Progress
 from runtime.bundle import BASE, CANARY, EVALUATION, GRAPH, MODES, ROWS
-from runtime.manifest import LayerEntry, Manifest, ModeEntry, ModelEntry, PlanningEntry, TransitionEntry
-from runtime.rows import RowTable
+from runtime.chunks import ChunkList
+from runtime.manifest import (
+    CertificateEntry,
+    LayerEntry,
+    Manifest,
+    ModeEntry,
+    ModelEntry,
+    PlanningEntry,
+    SourceEntry,
+    TransitionEntry,
+)
+from runtime.rows import RowTable, State
 from runtime.samples import Samples, pack
 
 Files = dict[str, bytes]
+CERTIFIED = 200
+"""Test samples that a proof is tried on by default. One takes milliseconds on LeNet-300-100, seconds on VGG-11."""
+CERTIFIABLE = 1_000_000
+"""Weights from which on no proof is tried unless it is asked for."""
 
 
 def describe_modes(
@@ -55,6 +72,7 @@ def describe_modes(
 
 
 def describe_paths(
+    network: Network,
     choices: Mapping[tuple[str, str], Choice],
     deployed: Deployment,
     held: HeldOut,
@@ -62,31 +80,46 @@ def describe_paths(
     progress: Progress,
 ) -> tuple[tuple[TransitionEntry, ...], Files, RowTable]:
     """Evidence and chunk lists of every transition, and the table that has the rows of all of them."""
-    table, adopted = adopt(deployed.table, {ends: choice.chosen for ends, choice in choices.items()})
+    table, adopted = adopt(deployed.table, {ends: choice.chosen.path for ends, choice in choices.items()})
     entries: list[TransitionEntry] = []
     files: Files = {}
     for number, (ends, choice) in enumerate(choices.items()):
         progress.step(" → ".join(ends))
         stem = f"paths/{number}-{'-'.join(ends)}"
-        files[f"{stem}.safetensors"] = save_tensors(adopted[ends].chunks.arrays())
+        files[f"{stem}.safetensors"] = save_tensors(adopted[ends].arrays())
         others: dict[str, str] = {}
-        best = _best_geodesic(choice)
-        if options.alternatives and best is not None:
+        best = _best_geodesic(choice) if options.every_candidate else None
+        if best is not None:
             others["geodesic"] = f"{stem}-geodesic.safetensors"
-            files[others["geodesic"]] = alternative_file(best, deployed.table, table)
+            files[others["geodesic"]] = alternative_file(best.path, deployed.table, table)
         entries.append(
             describe_transition(
                 ends,
                 deployed.states[ends[0]],
+                table,
                 adopted[ends],
                 choice,
                 held,
                 options,
                 file=f"{stem}.safetensors",
                 alternatives=others,
+                certificate=_certificate(network, table, deployed.states[ends[0]], adopted[ends], held, options),
             )
         )
     return tuple(entries), files, table
+
+
+def _certificate(
+    network: Network, table: RowTable, start: State, chunks: ChunkList, held: HeldOut, options: Options
+) -> CertificateEntry | None:
+    """What is proved of a path's states, where the network is small enough or a proof is asked for."""
+    weights = sum(tensor.numel() for tensor in network.module.state_dict().values())
+    wanted = (CERTIFIED if weights < CERTIFIABLE else 0) if options.certified is None else options.certified
+    if not wanted:
+        return None
+    samples = held.evaluator.samples.take(min(wanted, len(held.evaluator.samples)))
+    # Evidence is no part of what planning cost.
+    return certify(network, table, start, chunks, samples, cost=CostMeter(), search=Search()).entry()
 
 
 def complete(
@@ -124,6 +157,10 @@ def complete(
                 shape=layer.shape,
                 reads=layer.reads,
                 columns_per_unit=layer.columns_per_unit,
+                concatenated=tuple(
+                    SourceEntry(layer=one.layer, first=one.first, columns_per_unit=one.columns_per_unit)
+                    for one in layer.concatenated
+                ),
             )
             for layer in table.layers
         ),

@@ -1,4 +1,4 @@
-"""Candidate paths between two modes, and the choice among them.
+"""Candidate paths between two modes, how each fared, and the choice among them.
 
 Functional length alone misleads: a long path through good networks beats a short one through a bad network. So first
 the bound that the device profile guards, then bytes, and a longer path must earn its bytes.
@@ -7,7 +7,7 @@ the bound that the device profile guards, then bytes, and a longer path must ear
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,17 +15,10 @@ import numpy as np
 from scipy.optimize import brentq
 
 from device_profiles.errors import GeoshiftError
-from runtime import strategies
-from runtime.chunks import ChunkList
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.rows import Floats, RowTable, State
-from runtime.strategies import Compiled, Point
+from planner.path_search import Record
+from runtime.evaluation import Answers
+from runtime.strategies import Compiled
 
-STEPS = (4, 10)
-"""Points of the ramps and lines considered. On a network of 300 hidden units a ramp of 21 points was no better than
-one ordered pass, so few points suffice to find out whether a network is different."""
-POSITIONS = 9
-TEARS = 4
 QUANTILE = 1.6449
 """Of the normal distribution, for one-sided bounds of 95 %."""
 
@@ -41,26 +34,27 @@ class Candidate:
     Attributes:
         name: Strategy and its parameter.
         strategy: Name of the strategy.
-        table: Table that knows its rows.
-        chunks: Its writes.
-        rows: Rows it needs beside the plan's own, by layer.
+        path: Its writes, and the rows it needs beside the plan's own.
         bytes_written: Bytes of all writes.
         length: Functional length over the measured states.
         worst: Lowest accuracy over the measured states, torn ones in both directions included.
         bound: Lowest of the states' lower confidence bounds, each paired against the dense network.
         divergence: Largest distance of the outputs from the dense network's over the same states.
+        complete: Whether all its states were measured; if not, it was given up at one that rules it out, and ``worst``,
+            ``bound``, ``divergence`` and ``length`` are over the states up to that one.
+        record: How it was found, where geometry found it.
     """
 
     name: str
     strategy: str
-    table: RowTable
-    chunks: ChunkList
-    rows: Mapping[str, Floats]
+    path: Compiled
     bytes_written: int
     length: float
     worst: float
     bound: float
     divergence: float
+    complete: bool = True
+    record: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -71,80 +65,18 @@ class Choice:
         chosen: The path to deploy.
         candidates: All that were walked.
         feasible: Those within the guard.
+        skipped: Names of those that were not walked, because none of them could have been chosen.
     """
 
     chosen: Candidate
     candidates: tuple[Candidate, ...]
     feasible: tuple[Candidate, ...]
+    skipped: tuple[str, ...] = ()
 
 
-def compile_all(
-    table: RowTable, start: State, end: State, geodesics: Mapping[str, Sequence[Point]]
-) -> dict[str, Compiled]:
-    """Candidate name to its chunk list; the part of the name before a space is the strategy."""
-    compiled = {
-        "ordered": strategies.ordered(table, start, end),
-        "zero-first": strategies.zero_first(table, start, end),
-        "naive": strategies.naive(table, start, end),
-    }
-    for steps in STEPS:
-        compiled[f"ramp {steps}"] = strategies.ramp(table, start, end, steps)
-        compiled[f"linear {steps}"] = strategies.linear(table, start, end, steps)
-    for name, points in geodesics.items():
-        compiled[f"geodesic {name}"] = strategies.waypoints(table, start, end, points)
-    return compiled
-
-
-def measure(
-    evaluator: Evaluator,
-    dense: Answers,
-    table: RowTable,
-    start: State,
-    compiled: Mapping[str, Compiled],
-    seed: int,
-    step: Callable[[str], None],
-) -> list[Candidate]:
-    """Walk every candidate on the selection split.
-
-    Args:
-        evaluator: Asks on the selection split.
-        dense: The dense network's answers there.
-        table: The plan's rows.
-        start: State that the paths begin at.
-        compiled: Candidate name to chunk list, as ``compile_all`` returns.
-        seed: Seed of the torn states.
-        step: Called with each name before it is walked.
-    """
-    candidates: list[Candidate] = []
-    for name, path in compiled.items():
-        step(name)
-        own = path.table(table)
-        waypoints = list(evaluator.along(own, start, path.chunks, spread_positions(path.chunks, own, POSITIONS)))
-        back, end = path.chunks.reversed(), path.chunks.state_at(start, len(path.chunks))
-        torn = [
-            answers
-            for chunks, begin in ((path.chunks, start), (back, end))
-            for answers in evaluator.torn(own, begin, chunks, random_tears(own, chunks, TEARS, seed))
-        ]
-        measured = [*waypoints, *torn]
-        candidates.append(
-            Candidate(
-                name=name,
-                strategy=name.split()[0],
-                table=own,
-                chunks=path.chunks,
-                rows=path.rows,
-                bytes_written=path.chunks.total_bytes(own),
-                length=functional_length(waypoints),
-                worst=min(answers.accuracy for answers in measured),
-                bound=dense.accuracy - max(drop_bound(dense, answers) for answers in measured),
-                divergence=max(answers.distance(dense) for answers in measured),
-            )
-        )
-    return candidates
-
-
-def choose(candidates: Sequence[Candidate], dense: Answers, max_drop: float, what: str) -> Choice:
+def choose(
+    candidates: Sequence[Candidate], dense: Answers, max_drop: float, what: str, skipped: Sequence[str] = ()
+) -> Choice:
     """The path to deploy.
 
     Feasible are those whose confidence bound stays within ``max_drop`` of the dense network. Of these the one that
@@ -156,6 +88,7 @@ def choose(candidates: Sequence[Candidate], dense: Answers, max_drop: float, wha
         dense: The dense network's answers on the selection split.
         max_drop: Largest accepted drop of accuracy, as a fraction.
         what: Names the transition in the error.
+        skipped: Names of candidates that were not walked.
 
     Raises:
         NoSafePath: None is feasible.
@@ -172,13 +105,13 @@ def choose(candidates: Sequence[Candidate], dense: Answers, max_drop: float, wha
     for other in others:
         if other.bytes_written > chosen.bytes_written and other.bound > chosen.worst:
             chosen = other
-    return Choice(chosen, tuple(candidates), tuple(feasible))
+    return Choice(chosen, tuple(candidates), tuple(feasible), tuple(skipped))
 
 
 def is_feasible(candidate: Candidate, dense: Answers, max_drop: float) -> bool:
     """Whether a candidate's worst state is within the guard, with confidence."""
     # The tolerance is for the subtraction above, not for the accuracy: a drop equal to the guard is accepted.
-    return candidate.bound >= dense.accuracy - max_drop - 1e-9
+    return candidate.complete and candidate.bound >= dense.accuracy - max_drop - 1e-9
 
 
 def drop_bound(dense: Answers, other: Answers) -> float:

@@ -19,9 +19,17 @@ if TYPE_CHECKING:
     from planner.datasets import Dataset
 
 ModelDef = Annotated[
-    str, typer.Option("--model-def", "-m", help="digits-cnn, lenet5, or your own package.module:function.")
+    str,
+    typer.Option(
+        "--model-def",
+        "-m",
+        help="digits-cnn, lenet5, lenet-300-100, vgg11, vgg11-quarter, resnet8, or your own package.module:function.",
+    ),
 ]
-Data = Annotated[str, typer.Option("--data", "-d", help="digits, mnist, or your own package.module:function.")]
+Data = Annotated[
+    str,
+    typer.Option("--data", "-d", help="digits, mnist, fashion-mnist, cifar10, or your own package.module:function."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; the same for train and plan.")]
 Selection = Annotated[
     int,
@@ -139,7 +147,21 @@ def plan(
     output: Annotated[Path, typer.Option("--out", "-o", help="Directory of the bundle.")] = Path("plan"),
     selection: Selection = SELECTION,
     seed: Seed = 0,
-    alternatives: Annotated[bool, typer.Option(help="Keep geodesic paths that were not chosen, to simulate.")] = True,
+    every_candidate: Annotated[
+        bool,
+        typer.Option("--every-candidate", help="Walk even paths that cannot be chosen, and keep the best geodesic."),
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that walk candidate paths.")] = 1,
+    cluster: Annotated[
+        str | None, typer.Option(help="Dask scheduler whose workers walk them instead, such as tcp://host:8786.")
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for finished jobs; an interrupted plan goes on from them.")
+    ] = None,
+    certify: Annotated[
+        int | None,
+        typer.Option(min=0, help="Test samples to prove right in every state; default 200, large networks 0."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands there.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -161,7 +183,15 @@ def plan(
             f"`geoshift train --model-def {model_def} --data {data}`",
             param_hint="--weights",
         )
-    options = Options(seed=seed, selection=selection, alternatives=alternatives)
+    options = Options(
+        seed=seed,
+        selection=selection,
+        every_candidate=every_candidate,
+        certified=certify,
+        workers=workers,
+        cluster=cluster,
+        work=work,
+    )
     dataset = _load(data)
     check_selection(metadata, dataset, seed, selection)
     with stages() as bar:

@@ -113,10 +113,11 @@ def run(output: Path, seed: int, progress: Progress) -> DemoResult:
         progress=lambda epoch: progress.step(f"selection {epoch.selection_accuracy:.2%}"),
     )  # fmt: skip
     checkpoints.load(output / "model.safetensors", module)
+    # Every candidate, so that the report can compare them; little else, so that it takes under a minute.
+    options = Options(seed=seed, every_candidate=True, probes=16, certified=100)
     make_plan(
-        module, MODEL, dataset, loader.load(PROFILE), output / "plan", options=Options(seed=seed), progress=progress,
-        replace=True,
-    )  # fmt: skip
+        module, MODEL, dataset, loader.load(PROFILE), output / "plan", options=options, progress=progress, replace=True
+    )
     bundle = read(output / "plan")
     progress.stage("Verifying", len(bundle.states) + len(bundle.transitions))
     checks = verify(bundle, bundle.profile, progress.step)

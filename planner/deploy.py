@@ -17,7 +17,7 @@ from planner.export import export_compact, export_live
 from planner.network import Network
 from planner.progress import Progress
 from planner.row_pool import RowPool
-from runtime.rows import Floats, MovedLayer, RowTable, State
+from runtime.rows import Floats, MovedLayer, RowTable, Source, State
 from runtime.session import Session
 
 
@@ -32,6 +32,7 @@ class Deployment:
         base: The same as a safetensors file.
         live: The live graph.
         compact: Mode name to its smaller graph.
+        constants: Tensors that never move.
         session: The live graph, ready to run.
     """
 
@@ -41,6 +42,7 @@ class Deployment:
     base: bytes
     live: bytes
     compact: Mapping[str, bytes]
+    constants: Mapping[str, Floats]
     session: Session
 
 
@@ -86,7 +88,7 @@ def deploy(
         compact[name] = export_compact(live, kept_units(network, end), network.layers)
     constants = {name: tensor for name, tensor in dense.items() if name not in moved}
     session = Session(live, constants, threads=os.cpu_count() or 1)
-    return Deployment(table, dict(states), dense, base, live, compact, session)
+    return Deployment(table, dict(states), dense, base, live, compact, constants, session)
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Floats]:
@@ -98,7 +100,15 @@ def _moved_layers(network: Network, ends: Mapping[str, EndPoint]) -> tuple[Moved
     touched = {name for end in ends.values() for name in (*end.removed, *end.refits)}
     shapes = {name: tuple(tensor.shape) for name, tensor in network.module.state_dict().items()}
     return tuple(
-        MovedLayer(layer.name, layer.weight, layer.bias, shapes[layer.weight], layer.reads, layer.columns_per_unit)
+        MovedLayer(
+            layer.name,
+            layer.weight,
+            layer.bias,
+            shapes[layer.weight],
+            layer.reads,
+            layer.columns_per_unit,
+            tuple(Source(one.group, one.first, one.columns_per_unit) for one in layer.sources if layer.reads is None),
+        )
         for layer in network.layers
         if layer.name in touched
     )

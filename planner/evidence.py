@@ -13,9 +13,11 @@ from planner.candidates import Candidate, Choice
 from planner.endpoint import EndPoint
 from planner.network import Layer, Network
 from planner.options import Options
+from planner.path_search import Record
+from runtime.chunks import ChunkList
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.manifest import CandidateEntry, ModeEntry, TransitionEntry, WaypointEntry
-from runtime.rows import State
+from runtime.manifest import CandidateEntry, CertificateEntry, ModeEntry, SearchEntry, TransitionEntry, WaypointEntry
+from runtime.rows import RowTable, State
 from runtime.samples import Samples
 
 
@@ -24,7 +26,7 @@ class HeldOut:
     """The test set as the evidence uses it.
 
     Attributes:
-        evaluator: Asks on the whole test set.
+        evaluator: Asks on the test samples.
         dense: The dense network's answers.
         stored: How many of the first samples go into eval.npz.
         batch: How many of the first samples functional length is measured on.
@@ -62,7 +64,7 @@ def describe_mode(
         kept=dict(kept),
         accuracy=answers.accuracy,
         correct=held.correct(answers),
-        macs=sum(_macs(network, end, layer) for layer in network.layers),
+        macs=sum(_macs(end, layer) for layer in network.layers),
         weight_bytes=_weight_bytes(network, end),
         divergence=held.distance(answers, held.dense),
         damping=max((refit.damping for refit in end.refits.values()), default=0.0),
@@ -72,27 +74,30 @@ def describe_mode(
 def describe_transition(
     ends: tuple[str, str],
     start: State,
-    path: Candidate,
+    table: RowTable,
+    chunks: ChunkList,
     choice: Choice,
     held: HeldOut,
     options: Options,
     *,
     file: str,
     alternatives: Mapping[str, str],
+    certificate: CertificateEntry | None,
 ) -> TransitionEntry:
     """Evidence for a transition, in both directions.
 
     Args:
         ends: Mode left and mode reached.
         start: State it begins at.
-        path: The chosen path, on the plan's joint table.
+        table: The plan's joint table.
+        chunks: The chosen path on it.
         choice: What it was chosen from.
         held: Held-out data.
         options: How much to measure.
         file: File of the chunk list.
         alternatives: Strategy to the file of its chunk list.
+        certificate: What is proved of its states, if a proof was tried.
     """
-    table, chunks = path.table, path.chunks
     positions = spread_positions(chunks, table, options.waypoints)
     whole = list(held.evaluator.along(table, start, chunks, positions))
     torn: list[Answers] = []
@@ -105,11 +110,11 @@ def describe_transition(
     return TransitionEntry(
         from_=ends[0],
         to=ends[1],
-        strategy=path.strategy,
+        strategy=choice.chosen.strategy,
         path=file,
         alternatives=dict(alternatives),
         chunks=len(chunks),
-        bytes_written=path.bytes_written,
+        bytes_written=choice.chosen.bytes_written,
         functional_length=float(lengths[-1]),
         min_accuracy=worst,
         worst_drop_points=100 * (held.dense.accuracy - worst),
@@ -125,6 +130,8 @@ def describe_transition(
             for position, answers, length in zip(positions, whole, lengths, strict=True)
         ),
         candidates=tuple(_candidate(one, choice) for one in choice.candidates),
+        skipped=choice.skipped,
+        certificate=certificate,
     )
 
 
@@ -134,11 +141,27 @@ def _candidate(candidate: Candidate, choice: Choice) -> CandidateEntry:
         strategy=candidate.strategy,
         feasible=candidate in choice.feasible,
         chosen=candidate is choice.chosen,
+        complete=candidate.complete,
+        search=_search(candidate.record),
         bytes_written=candidate.bytes_written,
         functional_length=candidate.length,
         worst_accuracy=candidate.worst,
         worst_accuracy_bound=max(candidate.bound, 0.0),
         worst_divergence=candidate.divergence,
+    )
+
+
+def _search(record: Record | None) -> SearchEntry | None:
+    if record is None:
+        return None
+    return SearchEntry(
+        status=record.status,
+        unsolved=record.unsolved,
+        steps=record.steps,
+        inserted=record.inserted,
+        energy_before=record.energy_before,
+        energy_after=record.energy_after,
+        forward_passes=record.forward_passes,
     )
 
 
@@ -170,23 +193,16 @@ def _margin(outputs: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[
     return outputs[rows, labels] - others.max(axis=1)
 
 
-def _macs(network: Network, end: EndPoint, layer: Layer) -> int:
+def _macs(end: EndPoint, layer: Layer) -> int:
     """Multiply-accumulates of a layer in its compact form, per sample."""
-    macs = layer.macs * len(end.kept(layer)) // layer.units
-    if layer.reads is not None:
-        before = network.layer(layer.reads)
-        macs = macs * len(end.kept(before)) // before.units
-    return macs
+    return layer.positions * len(end.kept(layer)) * len(end.kept_columns(layer))
 
 
 def _weight_bytes(network: Network, end: EndPoint) -> int:
     """Bytes of all weights of the compact network."""
     total = sum(tensor.numel() for tensor in network.module.state_dict().values())
     for layer in network.layers:
-        kept_before = layer.columns
-        if layer.reads is not None:
-            kept_before = len(end.kept(network.layer(layer.reads))) * layer.columns_per_unit
         kept = len(end.kept(layer))
-        total -= layer.units * layer.columns - kept * kept_before
+        total -= layer.units * layer.columns - kept * len(end.kept_columns(layer))
         total -= (layer.units - kept) if layer.bias is not None else 0
     return 4 * total

@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from planner.unit_axes import Axes, ExportError, Facts, Operation, follow, left_units, weight_axes
+from planner.unit_axes import Axes, ExportError, Facts, Operation, Parts, follow, left_size, left_units, weight_axes
 
 if TYPE_CHECKING:
     from planner.network import Layer
@@ -95,13 +95,27 @@ def export_compact(live: bytes, kept: Mapping[str, Sequence[int]], layers: Itera
     followed = follow([_operation(node) for node in graph.node], weights, Facts(dense, _integers(graph)))
     if OUTPUT in followed:
         raise ExportError(f"layer {followed[OUTPUT][1]!r} gives the network's output; expected it to keep all units")
+    units = {name: (by_name[name].units, left) for name, left in sizes.items()}
     for value in graph.input:
-        for axis, layer in followed.get(value.name, {}).items():
+        for axis, along in followed.get(value.name, {}).items():
             size = value.type.tensor_type.shape.dim[axis]
-            size.dim_value = size.dim_value // by_name[layer].units * sizes[layer]
+            size.dim_value = left_size(along, size.dim_value, units)
+    for node in graph.node:
+        if node.op_type == "Conv" and followed.get(node.input[1], {}).get(0) is not None:
+            _shrink_groups(node, dense[node.input[1]][0], followed[node.input[1]][0], units)
     onnx.checker.check_model(model, full_check=True)
-    _check_smaller(_shapes(model), dense, followed, {name: (by_name[name].units, sizes[name]) for name in sizes})
+    _check_smaller(_shapes(model), dense, followed, units)
     return _closed(model, (), MODE_FILE, {})
+
+
+def _shrink_groups(
+    node: onnx.NodeProto, rows: int | None, along: str | Parts, units: Mapping[str, tuple[int, int]]
+) -> None:
+    """Make a depthwise convolution's number of groups that of the rows which are left."""
+    for attribute in node.attribute:
+        if attribute.name == "group" and attribute.i != 1:
+            assert rows is not None
+            attribute.i = left_size(along, rows, units)
 
 
 def _traced(module: nn.Module, sample: Tensor) -> onnx.ModelProto:
@@ -283,14 +297,13 @@ def _check_smaller(
     shapes: Mapping[str, tuple[int | None, ...]],
     dense: Mapping[str, tuple[int | None, ...]],
     followed: Mapping[str, Axes],
-    sizes: Mapping[str, tuple[int, int]],
+    units: Mapping[str, tuple[int, int]],
 ) -> None:
     """Compare what ONNX infers for the smaller graph with what was followed; a difference is a bug of ours."""
     for name, shape in shapes.items():
         expected = list(dense[name])
-        for axis, layer in followed.get(name, {}).items():
-            units, left = sizes[layer]
+        for axis, along in followed.get(name, {}).items():
             size = expected[axis]
-            expected[axis] = None if size is None else size // units * left
+            expected[axis] = None if size is None else left_size(along, size, units)
         if list(shape) != expected:
             raise ExportError(f"value {name!r} of the smaller graph: found shape {list(shape)}, expected {expected}")

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from device_profiles.errors import GeoshiftError
 from planner.configuration import ShapeMismatch
+from planner.dual import Solver, solve_at
 from planner.metric import LocalMetric
-from planner.tangent import PAPER_RADIUS, SolveStatus, solve
+from planner.tangent import PAPER_RADIUS, SolveStatus
 
 # A step that brings the end nearer by less than this share of the whole way is no progress: at that rate the flow
 # would need a thousand steps.
@@ -113,6 +114,7 @@ def flow(
     damping: float = 0.0,
     tolerance: float = 1e-3,
     max_iterations: int = 100,
+    solver: Solver = Solver.AUTO,
 ) -> Flow:
     """The paper's procedure: from a network to a fixed other one, by the tangent of eq. (5) at each point.
 
@@ -134,6 +136,7 @@ def flow(
         damping: As for `tangent.solve`.
         tolerance: As for `tangent.solve`.
         max_iterations: As for `tangent.solve`.
+        solver: As for `dual.solve_at`.
 
     Returns:
         The path. It ends on `end` exactly, whatever the status.
@@ -161,14 +164,15 @@ def flow(
         here, distance = points[-1], distances[-1]
         direction = (end - here) / distance
         local = metric.at(here)
-        found = solve(
-            local.apply,
+        found = solve_at(
+            local,
             direction,
             beta=beta,
             radius=radius,
             damping=damping,
             tolerance=tolerance,
             max_iterations=max_iterations,
+            solver=solver,
         )
         outputs.append(local.outputs)
         unsolved += found.status is not SolveStatus.CONVERGED

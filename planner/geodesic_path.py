@@ -1,9 +1,10 @@
-"""Geodesic candidates for one transition: the paper's flow between its two ends, and the same path relaxed."""
+"""Geodesic candidates for one transition: the paths that geometry finds between its two ends, as rows to write."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,35 +13,36 @@ from torch import Tensor
 from planner.configuration import Configuration
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
-from planner.geodesic import flow
 from planner.metric import PullbackMetric
 from planner.network import Network
-from planner.relaxation import relax, respace
+from planner.path_search import Record, search_paths
 from planner.row_pool import row_matrix
-from planner.tangent import PAPER_RADIUS
 from runtime.rows import MovedLayer
 from runtime.strategies import Point
 
-LEGS = 4
-"""Legs that are written. Each writes every moving row once more, and a path must earn its bytes."""
-STEP = 0.3
-"""Share of the remaining distance that a step of the flow covers; on a straight way it arrives in nine."""
-ITERATIONS = 20
-"""Largest Krylov space of a tangent, and most steps of the relaxation: a limit on cost, not on error. Tangents take 14
-to 140 iterations to converge, so many of these do not; relaxed paths still improved between 50 and 150 steps."""
+
+@dataclass(frozen=True)
+class GeodesicPath:
+    """A path that geometry found.
+
+    Attributes:
+        points: Waypoints between two end points, neither of them among them.
+        record: How it was found.
+    """
+
+    points: Sequence[Point]
+    record: Record
 
 
-def geodesic_points(
+def geodesic_paths(
     network: Network,
     layers: tuple[MovedLayer, ...],
     begin: EndPoint,
     end: EndPoint,
     probes: Tensor,
     cost: CostMeter,
-) -> dict[str, Sequence[Point]]:
-    """Waypoints between two end points, neither of them among them.
-
-    Only the layers that differ between the ends move.
+) -> dict[str, GeodesicPath]:
+    """Paths between two end points. Only the layers that differ between the ends move.
 
     Args:
         network: The dense network.
@@ -51,7 +53,7 @@ def geodesic_points(
         cost: Counts what is spent.
 
     Returns:
-        ``paper``: the flow of eq. 5; ``relaxed``: the same path with its energy lowered. Nothing when the ends agree.
+        Name of the search to the path it found; nothing when the ends agree.
     """
     moving = [layer for layer in layers if _differ(layer, begin, end)]
     if not moving:
@@ -62,20 +64,9 @@ def geodesic_points(
     configuration = Configuration.of(module.state_dict(), names)
     metric = PullbackMetric(module, configuration, probes, cost=cost)
     start, stop = configuration.flatten(begin.tensors), configuration.flatten(end.tensors)
-    way = (stop - start) / torch.linalg.vector_norm(stop - start)
-    # Where eq. 5's two terms weigh the same on the straight line: β Δ = Δ² ⟨v, v⟩_g for a unit v.
-    local = metric.at(start)
-    beta = PAPER_RADIUS * float(local.inner(way, way))
-    # An end that the outputs do not tell from the start at all leaves no scale; any positive one is the straight line.
-    found = flow(metric, start, stop, beta=beta or 1.0, step=STEP, max_steps=10, max_iterations=ITERATIONS)
-    # ε so that the whole straight line is as long in weights as in outputs: neither term can be ignored.
-    change = metric.outputs(stop) - local.outputs
-    epsilon = max(float(change.square().sum(1).mean()) / float((stop - start).square().sum()), 1e-9)
-    paper = respace(metric, found.points, epsilon=epsilon, legs=LEGS)
-    relaxed = relax(metric, paper, epsilon=epsilon, iterations=ITERATIONS)
     return {
-        name: [_rows(configuration, moving, point) for point in points[1:-1]]
-        for name, points in (("paper", paper), ("relaxed", relaxed.points))
+        found.name: GeodesicPath([_rows(configuration, moving, point) for point in found.points[1:-1]], found.record)
+        for found in search_paths(metric, start, stop)
     }
 
 

@@ -15,12 +15,12 @@ layers. (Measured with PyTorch 2.15 on `models.DigitsCNN`, 64 probes, one thread
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp
+from torch.func import functional_call, vjp, vmap
 
 from device_profiles.errors import GeoshiftError
 from planner.configuration import Configuration, ShapeMismatch
@@ -44,6 +44,9 @@ class PullbackMetric:
         inputs: Probe inputs, floating point, shape [N, ...].
         batch_size: Most probes whose activations are held at once. With at least N, activations are kept from one
             application to the next at the same point; with less, each application runs the network anew.
+        reading: What counts of the network's outputs [N, m], a differentiable function of each row by itself. None
+            for the outputs as they are, the paper's metric under mean squared error; `fisher.root_probabilities` for
+            the softmax Fisher metric.
         cost: Where passes are counted.
 
     Raises:
@@ -58,6 +61,7 @@ class PullbackMetric:
         inputs: Tensor,
         *,
         batch_size: int = 256,
+        reading: Callable[[Tensor], Tensor] | None = None,
         cost: CostMeter | None = None,
     ) -> None:
         if not inputs.ndim or not len(inputs) or not inputs.is_floating_point():
@@ -74,6 +78,7 @@ class PullbackMetric:
                 raise ShapeMismatch(f"network's {name!r}: found {found}, expected {list(shape)} as configured")
         self._module = copy.deepcopy(module).eval().requires_grad_(False).to(inputs.device, inputs.dtype)
         self._batches = inputs.detach().split(batch_size)
+        self._reading = reading
         self.configuration = configuration
         self.probes = len(inputs)
         self.cost = CostMeter() if cost is None else cost
@@ -88,8 +93,7 @@ class PullbackMetric:
             ShapeMismatch: the point does not lie in the weight space.
         """
         self.configuration.check(point, like=self._batches[0])
-        functions = [self._outputs_of(batch) for batch in self._batches]
-        return LocalMetric(functions, [len(batch) for batch in self._batches], point.detach().clone(), self.cost)
+        return LocalMetric(self._outputs_of, self._batches, point.detach().clone(), self.cost)
 
     def outputs(self, point: Tensor) -> Tensor:
         """Outputs at a point, one row a probe, shape [N, m]."""
@@ -121,7 +125,8 @@ class PullbackMetric:
             if not isinstance(found, Tensor) or not found.ndim or len(found) != len(batch):
                 kind = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise MetricError(f"network returned {kind} for {len(batch)} inputs: expected one row of outputs each")
-            return found.flatten(1) if found.ndim > 1 else found[:, None]
+            rows = found.flatten(1) if found.ndim > 1 else found[:, None]
+            return rows if self._reading is None else self._reading(rows)
 
         return outputs
 
@@ -130,14 +135,24 @@ class LocalMetric:
     """The metric at one point; get it from `PullbackMetric.at`."""
 
     def __init__(
-        self, functions: list[Callable[[Tensor], Tensor]], samples: list[int], point: Tensor, cost: CostMeter
+        self,
+        outputs_of: Callable[[Tensor], Callable[[Tensor], Tensor]],
+        batches: Sequence[Tensor],
+        point: Tensor,
+        cost: CostMeter,
     ) -> None:
-        self._functions = functions
-        self._samples = samples
+        self._outputs_of = outputs_of
+        self._batches = batches
+        self._samples = [len(batch) for batch in batches]
         self._cost = cost
         self.point = point
         # The activations of one batch are what memory was promised for; keep them when one batch is all.
-        self._kept = self._linearised(0) if len(functions) == 1 else None
+        self._kept = self._linearised(batches[0]) if len(batches) == 1 else None
+
+    @property
+    def probes(self) -> int:
+        """Number N of probe inputs."""
+        return sum(self._samples)
 
     @cached_property
     def outputs(self) -> Tensor:
@@ -145,14 +160,14 @@ class LocalMetric:
         if self._kept is not None:
             return self._kept.outputs
         with torch.no_grad():
-            rows = [function(self.point) for function in self._functions]
-        self._cost.forward(sum(self._samples))
+            rows = [self._outputs_of(batch)(self.point) for batch in self._batches]
+        self._cost.forward(self.probes)
         return torch.cat(rows)
 
     def push(self, tangent: Tensor) -> Tensor:
         """J tangent, shape [N, m]."""
         self._check(tangent)
-        return torch.cat([batch.push(tangent) for batch in self._batches()])
+        return torch.cat([batch.push(tangent) for batch in self._parts()])
 
     def pull(self, covector: Tensor) -> Tensor:
         """Jᵀ covector, summed over probes, shape [n].
@@ -160,32 +175,50 @@ class LocalMetric:
         Args:
             covector: A gradient by the outputs, shape [N, m].
         """
-        parts = zip(self._batches(), covector.split(self._samples), strict=True)
+        parts = zip(self._parts(), covector.split(self._samples), strict=True)
         return _total(batch.pull(part) for batch, part in parts)
 
     def apply(self, tangent: Tensor) -> Tensor:
         """G tangent = Jᵀ J tangent / N, shape [n]."""
         self._check(tangent)
-        return _total(batch.pull(batch.push(tangent)) for batch in self._batches()) / sum(self._samples)
+        return _total(batch.pull(batch.push(tangent)) for batch in self._parts()) / self.probes
 
     def inner(self, first: Tensor, second: Tensor) -> Tensor:
         """⟨first, second⟩_g, a scalar."""
         pushed = self.push(first)
-        return (pushed * (pushed if second is first else self.push(second))).sum() / sum(self._samples)
+        return (pushed * (pushed if second is first else self.push(second))).sum() / self.probes
 
     def length(self, tangent: Tensor) -> Tensor:
         """⟨tangent, tangent⟩_g^½, a scalar."""
         return self.inner(tangent, tangent).sqrt()
 
-    def _batches(self) -> Iterator[_Linearised]:
+    def jacobian_rows(self, first: int, last: int) -> Tensor:
+        """Rows of J of the probes `first` to `last` (exclusive), shape [(last − first) · m, n].
+
+        For `dual`, a block at a time; nothing else needs rows.
+        """
+        inputs = torch.cat(list(self._batches))[first:last] if len(self._batches) > 1 else self._batches[0][first:last]
+
+        def rows_of(sample: Tensor) -> Tensor:
+            outputs, pull = vjp(lambda point: self._outputs_of(sample[None])(point)[0], self.point)
+            rows: Tensor = vmap(pull)(torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device))[0]
+            return rows
+
+        with torch.no_grad():
+            rows: Tensor = vmap(rows_of)(inputs)
+        self._cost.forward(len(inputs))
+        self._cost.backward(len(inputs) * rows.shape[1])
+        return rows.flatten(0, 1)
+
+    def _parts(self) -> Iterator[_Linearised]:
         if self._kept is not None:
             yield self._kept
             return
-        for place in range(len(self._functions)):
-            yield self._linearised(place)
+        for batch in self._batches:
+            yield self._linearised(batch)
 
-    def _linearised(self, place: int) -> _Linearised:
-        return _Linearised(self._functions[place], self._samples[place], self.point, self._cost)
+    def _linearised(self, batch: Tensor) -> _Linearised:
+        return _Linearised(self._outputs_of(batch), len(batch), self.point, self._cost)
 
     def _check(self, tangent: Tensor) -> None:
         found, expected = ((t.shape, t.dtype, t.device) for t in (tangent, self.point))

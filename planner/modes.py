@@ -6,13 +6,17 @@ layer name. Modes build on each other through `from`, so the numbers do too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from device_profiles.errors import GeoshiftError
 from device_profiles.schema import Change, Mode, Profile, Selector
 from planner.network import Layer, Network, removable
+
+Allocate = Callable[[float, Mapping[str, int]], Mapping[str, int]]
+"""From a share of multiply-accumulates that may be left, and how many units are gone, to how many units are to be gone,
+both by layer name; see ``planner.allocation.allocate``."""
 
 
 class ModeError(GeoshiftError):
@@ -26,7 +30,8 @@ class ModeTarget:
     Attributes:
         mode: Name of the mode.
         from_: The mode it is made from, None for the dense one.
-        removed: Number of units that are gone, by layer name in forward order; layers that keep all are left out.
+        removed: Number of units that are gone, by layer name in forward order; layers that keep all are left out. Of
+            layers whose units are tied, the first stands for all.
     """
 
     mode: str
@@ -34,16 +39,18 @@ class ModeTarget:
     removed: Mapping[str, int]
 
 
-def resolve(profile: Profile, network: Network) -> dict[str, ModeTarget]:
+def resolve(profile: Profile, network: Network, allocate: Allocate | None = None) -> dict[str, ModeTarget]:
     """Count the removed units of every mode.
 
     A fraction to remove is of the layer's units in the dense network, one to restore of the units that are gone at
     that point; both are rounded half up, and are at least one unit. A count over several layers is divided in
-    proportion to what it is taken from, largest remainder first. Removals come before restorations.
+    proportion to what it is taken from, largest remainder first. Removals come before restorations, and both before a
+    target for multiply-accumulates.
 
     Args:
         profile: The device profile.
         network: The network the modes are for.
+        allocate: Divides a target for multiply-accumulates among the layers; needed where a mode has one.
 
     Returns:
         A target per mode, every mode after the one it is made from.
@@ -65,11 +72,18 @@ def resolve(profile: Profile, network: Network) -> dict[str, ModeTarget]:
                 "name another mode, without a cycle: correct it"
             )
         for name, mode in ready.items():
-            targets[name] = _target(profile, network, name, mode, targets)
+            targets[name] = _target(profile, network, name, mode, targets, allocate)
     return targets
 
 
-def _target(profile: Profile, network: Network, name: str, mode: Mode, targets: Mapping[str, ModeTarget]) -> ModeTarget:
+def _target(
+    profile: Profile,
+    network: Network,
+    name: str,
+    mode: Mode,
+    targets: Mapping[str, ModeTarget],
+    allocate: Allocate | None,
+) -> ModeTarget:
     removed = {layer.name: 0 for layer in network.layers}
     if mode.from_ is not None:
         removed |= targets[mode.from_].removed
@@ -81,6 +95,13 @@ def _target(profile: Profile, network: Network, name: str, mode: Mode, targets: 
             step = count(change, chosen, removed, where)
             for layer, units in step.items():
                 removed[layer] += units
+    if mode.macs is not None:
+        if allocate is None:
+            raise ModeError(
+                f"profile {profile.name!r}, mode {name!r}: found a target of {mode.macs:g} of the dense network's "
+                "multiply-accumulates, expected an allocation to divide it among the layers: give `allocate`"
+            )
+        removed |= allocate(mode.macs, {layer: units for layer, units in removed.items() if units})
     return ModeTarget(name, mode.from_, {layer: units for layer, units in removed.items() if units})
 
 
@@ -99,7 +120,7 @@ def _select(network: Network, selector: Selector, where: str) -> tuple[Layer, ..
                 f"{where}: the units of layer {selector.name!r} cannot be removed: {found[0].why_fixed}; expected "
                 f"one of {_names(free)}: choose another layer"
             )
-        return tuple(found)
+        return (network.layer(found[0].group),)
     of_role = tuple(layer for layer in free if layer.role == selector.role)
     if not of_role:
         raise ModeError(

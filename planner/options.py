@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 SELECTION = 400
 """Suits the 1,297 training digits: fewer would make the bounds wider than the guard, more would leave too few to train
@@ -19,21 +20,38 @@ class Options:
         walked: Of these, how many every candidate path is walked on.
         fit: Training samples that rows are fitted on, at most. A refit of VGG-11's second layer
             was good with 1,000 images; smaller images have fewer positions, hence twice that.
+        refine: Samples that each refitted layer is trained on afterwards, towards the dense network's outputs; 0 for
+            least squares alone.
+        shift: Pixels that these images are moved by at random, and mirrored; None to leave them as they are.
         probes: Samples of the pullback metric.
+        certified: Test samples that a proof is tried on for every state of each path; None for 200 where the network
+            is small, and none where it is large.
         stored: Test samples kept in the bundle.
+        tested: Test samples that the evidence is measured on, at most.
         waypoints: Measured states of each transition, at most.
         torn: Torn states measured for each transition, both directions together.
         threads: Threads PyTorch computes with; 0 chooses one for a small network and PyTorch's own number for a large.
-        alternatives: Whether geodesic paths that were not chosen are kept in the bundle, to be simulated.
+        every_candidate: Whether paths are walked to their end even when they cannot be chosen any more, and the best
+            geodesic is kept in the bundle: for comparisons, at several times the cost.
+        workers: Processes that walk candidates; 1 for none but this one.
+        cluster: Address of a Dask scheduler whose workers walk candidates instead.
+        work: Folder that finished jobs are kept in; a plan that was interrupted goes on from them.
     """
 
     seed: int = 0
     selection: int = SELECTION
-    walked: int = 2000
+    walked: int = 1000
     fit: int = 2000
+    refine: int = 0
+    shift: int | None = None
     probes: int = 64
+    certified: int | None = None
     stored: int = 1000
+    tested: int = 10_000
     waypoints: int = 11
     torn: int = 20
     threads: int = 0
-    alternatives: bool = True
+    every_candidate: bool = False
+    workers: int = 1
+    cluster: str | None = None
+    work: Path | None = None

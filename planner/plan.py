@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,23 @@ import torch
 from torch import nn
 
 from device_profiles import GeoshiftError, Profile
-from planner import candidates as paths
+from planner.allocation import allocate, curves
 from planner.assemble import complete, describe_modes, describe_paths, tool_versions
 from planner.candidates import Choice
 from planner.cost import CostMeter
 from planner.datasets import Dataset, split
 from planner.deploy import Deployment, deploy, row_table
-from planner.endpoint import EndPoint, EndPointSearch
+from planner.endpoint import EndPoint, EndPointSearch, Polish
 from planner.evidence import HeldOut, pick_canary
-from planner.geodesic_path import geodesic_points
+from planner.executors import executor
 from planner.modes import resolve
 from planner.network import Network, trace
 from planner.options import Options
 from planner.progress import Progress, Silent
+from planner.race import choose_paths
+from planner.refine import Settings, refine
+from planner.store import Store
+from planner.study import Study
 from planner.threads import threads
 from runtime import bundle as bundles
 from runtime import bundle_files
@@ -35,6 +40,10 @@ from runtime.samples import Samples
 
 SMALL_NETWORK = 1_000_000
 """Weights below which PyTorch computes with one thread, see ``planner.threads``."""
+REFINE_RATE = 3e-4
+"""Of Adam, at its highest, for the rows of one layer."""
+REFINE_CHECK = 500
+"""Selection samples that a refinement is stopped by."""
 LENGTH_BATCH = 512
 """Held-out samples that functional length is measured on."""
 
@@ -50,6 +59,8 @@ class _Split:
     fit: Samples
     selection: Samples
     test: Samples
+    whole_fit: np.ndarray
+    """Indices of all training samples that may be fitted on, those of ``fit`` first."""
 
 
 def make_plan(
@@ -107,31 +118,43 @@ def _plan(
     sample = torch.from_numpy(data.fit.inputs[:2])
     network = trace(module, sample)
     _check_types(network)
-    targets = resolve(profile, network)
+    found = None
+    if any(mode.macs is not None for mode in profile.modes.values()):
+        progress.stage("What each layer's units are worth", 1)
+        found = curves(network, _tensor(data.fit), cost=cost)
+    targets = resolve(profile, network, None if found is None else partial(allocate, network, found))
 
     progress.stage("End points", len(targets))
     chosen_on = data.selection.take(options.fit // 2)
-    search = EndPointSearch(network, _tensor(data.fit), _tensor(chosen_on), cost)
+    search = EndPointSearch(
+        network,
+        _tensor(data.fit),
+        _tensor(chosen_on),
+        cost,
+        orders=None if found is None else {name: curve.order for name, curve in found.items()},
+        polish=_polish(network, dataset, data, options, cost),
+    )
     ends = search.find(targets, progress.step)
     table, states = row_table(network, ends)
     check_rows(table, profile, f"plan for {profile.name}")
     deployed = deploy(network, ends, table, states, sample, progress)
 
-    chooser = Evaluator(deployed.session, data.selection.take(options.walked), cost.forward)
-    choices = _choose_paths(network, ends, deployed, chooser, data, profile, options, cost, progress)
-    canary = pick_canary(chooser.samples, [chooser.at(table, state) for state in states.values()])
+    study, choices = _choose_paths(network, ends, deployed, data, profile, options, cost, progress)
+    canary = pick_canary(study.samples, list(study.modes.values()))
 
+    seconds = time.monotonic() - begun
     progress.stage("Evidence on held-out data", len(ends) + len(choices))
     held = _held_out(deployed, data.test, options)
     modes, mode_files = describe_modes(network, ends, deployed, held, profile, progress)
-    transitions, path_files, table = describe_paths(choices, deployed, held, options, progress)
+    transitions, path_files, table = describe_paths(network, choices, deployed, held, options, progress)
     planning = PlanningEntry(
         seed=options.seed,
-        seconds=time.monotonic() - begun,
+        seconds=seconds,
+        evidence_seconds=time.monotonic() - begun - seconds,
         epoch_equivalents=cost.epoch_equivalents(len(dataset.train_y)),
         fit_samples=len(data.fit),
         selection_samples=len(data.selection),
-        test_samples=len(data.test),
+        test_samples=len(held.evaluator.samples),
         eval_samples=held.stored,
         dataset=dataset.name,
         versions=tool_versions(),
@@ -143,13 +166,25 @@ def _plan(
     return manifest
 
 
+def _polish(network: Network, dataset: Dataset, data: _Split, options: Options, cost: CostMeter) -> Polish | None:
+    """Network-level refinement on images to fit on, stopped by selection images that choose nothing else."""
+    if not options.refine:
+        return None
+    inputs = torch.from_numpy(dataset.train_x[data.whole_fit[: options.refine]])
+    stop = _tensor(Samples(data.selection.inputs[-REFINE_CHECK:], data.selection.labels[-REFINE_CHECK:]))
+    settings = Settings(
+        passes=options.refine / len(inputs), rate=REFINE_RATE, checks=4, shift=options.shift, seed=options.seed
+    )
+    return lambda end, layers: refine(network, end, inputs, stop, settings, layers=layers, cost=cost).end
+
+
 def _check_types(network: Network) -> None:
     """Refuse, before anything is spent, tensors that a bundle cannot hold."""
     for name, tensor in network.module.state_dict().items():
         if tensor.dtype != torch.float32:
             advice = "convert the network with .float()"
             if name.endswith("num_batches_tracked"):
-                advice = "fold batch norm into the layer before it: torch.nn.utils.fuse_conv_bn_eval"
+                advice = "call the module, self.bn(x), instead of torch.nn.functional.batch_norm"
             raise PlanError(f"tensor {name}: found {tensor.dtype}, expected torch.float32; {advice}")
 
 
@@ -160,12 +195,14 @@ def _divide(dataset: Dataset, options: Options) -> _Split:
     """
     fit, selection = split(dataset, options.seed, options.selection)
     generator = np.random.default_rng(options.seed)
-    fit, selection = generator.permutation(fit)[: options.fit], generator.permutation(selection)
+    whole, selection = generator.permutation(fit), generator.permutation(selection)
+    fit = whole[: options.fit]
     test = generator.permutation(len(dataset.test_y))
     return _Split(
         fit=Samples(dataset.train_x[fit], dataset.train_y[fit]),
         selection=Samples(dataset.train_x[selection], dataset.train_y[selection]),
         test=Samples(dataset.test_x[test], dataset.test_y[test]),
+        whole_fit=whole,
     )
 
 
@@ -173,34 +210,44 @@ def _choose_paths(
     network: Network,
     ends: dict[str, EndPoint],
     deployed: Deployment,
-    chooser: Evaluator,
     data: _Split,
     profile: Profile,
     options: Options,
     cost: CostMeter,
     progress: Progress,
-) -> dict[tuple[str, str], Choice]:
+) -> tuple[Study, dict[tuple[str, str], Choice]]:
     """The path of every transition, with the candidates it was chosen from."""
-    probes = _tensor(data.fit.take(options.probes))
-    progress.stage("Geodesics", len(profile.transitions))
-    geodesics = {}
-    for begin, stop in profile.transitions:
-        progress.step(f"{begin} → {stop}")
-        geodesics[begin, stop] = geodesic_points(network, deployed.table.layers, ends[begin], ends[stop], probes, cost)
-    dense = chooser.at(deployed.table, deployed.table.dense())
-    choices: dict[tuple[str, str], Choice] = {}
-    for begin, stop in profile.transitions:
-        start, end = deployed.states[begin], deployed.states[stop]
-        compiled = paths.compile_all(deployed.table, start, end, geodesics[begin, stop])
-        progress.stage(f"Paths {begin} → {stop}", len(compiled))
-        found = paths.measure(chooser, dense, deployed.table, start, compiled, options.seed, progress.step)
-        max_drop = profile.guard.max_drop_points / 100
-        choices[begin, stop] = paths.choose(found, dense, max_drop, f"{begin} → {stop}")
-    return choices
+    study = Study(
+        network=network,
+        points=ends,
+        table=deployed.table,
+        states=deployed.states,
+        live=deployed.live,
+        constants=deployed.constants,
+        threads=max(1, (os.cpu_count() or 1) // options.workers),
+        samples=data.selection.take(options.walked),
+        probes=_tensor(data.fit.take(options.probes)),
+        max_drop=profile.guard.max_drop_points / 100,
+        seed=options.seed,
+    )
+    cost.forward(len(study.samples) * len(study.modes))
+    with executor(options.workers, options.cluster) as (pool, share):
+        choices = choose_paths(
+            study,
+            profile.transitions,
+            pool,
+            share,
+            store=None if options.work is None else Store(options.work, study.digest),
+            every_candidate=options.every_candidate,
+            cost=cost,
+            progress=progress,
+        )
+    return study, choices
 
 
 def _held_out(deployed: Deployment, test: Samples, options: Options) -> HeldOut:
     """The test set, asked for the first time."""
+    test = test.take(min(options.tested, len(test)))
     evaluator = Evaluator(deployed.session, test)
     dense = evaluator.at(deployed.table, deployed.table.dense())
     return HeldOut(evaluator, dense, min(options.stored, len(test)), min(LENGTH_BATCH, len(test)))

@@ -16,6 +16,8 @@ class Recipe:
         weight_decay: Coefficient of the squared weights in the loss.
         shift: Each image is moved by up to this many pixels in each direction, anew in each epoch; 0 for none.
         threads: Threads PyTorch computes with; 0 leaves its own choice.
+        flip: Half of the images, drawn anew in each epoch, are mirrored left to right.
+        batch_norm: A twin with a batch norm behind each convolution is trained, and folded into the network at the end.
     """
 
     epochs: int
@@ -24,6 +26,8 @@ class Recipe:
     weight_decay: float = 5e-4
     shift: int = 0
     threads: int = 0
+    flip: bool = False
+    batch_norm: bool = False
 
 
 GENERIC = Recipe(epochs=10, batch_size=64, learning_rate=0.02)
@@ -33,6 +37,13 @@ GENERIC = Recipe(epochs=10, batch_size=64, learning_rate=0.02)
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("digits-cnn", "digits"): Recipe(epochs=20, batch_size=32, learning_rate=0.1, weight_decay=2e-3, threads=1),
     ("lenet5", "mnist"): Recipe(epochs=4, batch_size=128, learning_rate=0.1, shift=2),
+    ("lenet-300-100", "mnist"): Recipe(epochs=20, batch_size=128, learning_rate=0.1, threads=1),
+    ("lenet-300-100", "fashion-mnist"): Recipe(epochs=20, batch_size=128, learning_rate=0.1, threads=1),
+    ("resnet8", "cifar10"): Recipe(epochs=12, batch_size=128, learning_rate=0.2, shift=4, threads=1, flip=True),
+    ("vgg11-quarter", "cifar10"): Recipe(
+        epochs=12, batch_size=128, learning_rate=0.1, shift=4, flip=True, batch_norm=True
+    ),
+    ("vgg11", "cifar10"): Recipe(epochs=8, batch_size=128, learning_rate=0.05, shift=4, flip=True, batch_norm=True),
 }
 
 

@@ -68,7 +68,8 @@ class TangentSolution:
         multiplier: λ ≥ 0, the constraint's price; 0 in the interior. It does not include the damping.
         status: How the solve ended.
         kkt_residual: |(g + damping I + λ I) θ − (β/2) v| / |(β/2) v|, measured in weight space.
-        iterations: Dimension of the Krylov space, which is one less than the applications of g.
+        iterations: Dimension of the space it was found in: the Krylov space's, which is one less than the applications
+            of g, or, from `dual`, the metric's rank.
         active: Whether |θ| = Δ.
     """
 
@@ -112,7 +113,9 @@ def solve(
             not finite or has a negative eigenvalue.
         ShapeMismatch: v is no vector, or the operator does not return one of the same kind.
     """
-    _check(direction, beta, radius, damping, tolerance, max_iterations)
+    check_problem(
+        direction, beta=beta, radius=radius, damping=damping, tolerance=tolerance, max_iterations=max_iterations
+    )
     size = float(torch.linalg.vector_norm(direction))
     pull = beta / 2 * size  # |(β/2) v|
     if pull == 0.0:
@@ -242,9 +245,21 @@ def multiplier_of(values: NDArray[np.float64], weights: NDArray[np.float64], rad
     return multiplier, True
 
 
-def _check(
-    direction: Tensor, beta: float, radius: float, damping: float, tolerance: float, max_iterations: int
+def check_problem(
+    direction: Tensor,
+    *,
+    beta: float,
+    radius: float,
+    damping: float,
+    tolerance: float,
+    max_iterations: int = 1,
 ) -> None:
+    """Refuse arguments of eq. (5) that are out of range.
+
+    Raises:
+        TangentError: a number is out of range, or v is not finite.
+        ShapeMismatch: v is no vector.
+    """
     if direction.ndim != 1 or not len(direction) or not direction.is_floating_point():
         raise ShapeMismatch(
             f"direction is {direction.dtype} of shape {list(direction.shape)}: expected a floating-point vector"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from device_profiles.errors import GeoshiftError
-from planner import checkpoint, partial_run
+from planner import augmentation, checkpoint, partial_run, twin
 from planner.datasets import Dataset, fingerprint, split
 from planner.partial_run import Epoch, TrainingError
 from planner.recipes import Recipe, recipe_for
@@ -68,6 +68,8 @@ def train(
     weight_decay: float = Recipe.weight_decay,
     shift: int = Recipe.shift,
     threads: int | None = None,
+    flip: bool | None = None,
+    batch_norm: bool | None = None,
     progress: Callable[[Epoch], None] | None = None,
     resume: bool = False,
 ) -> TrainingResult:
@@ -92,6 +94,8 @@ def train(
         shift: Largest random move of an image in pixels.
         threads: Threads PyTorch computes with, 0 for its own choice, None for the recipe's. Another number gives other
             last bits.
+        flip: Mirror half of the images; None for the recipe's choice.
+        batch_norm: Train a twin with batch norm and fold it into `module` at the end; None for the recipe's choice.
         progress: Called after each epoch, when its partial checkpoint is safe.
         resume: Go on from `<out>.partial` instead of starting.
 
@@ -102,16 +106,26 @@ def train(
         TrainingError: An argument or the partial checkpoint does not fit, or the loss is no longer finite.
         TrainingInterrupted: Stopped from the keyboard; says after which epoch and how to go on.
     """
-    if threads is None:
-        threads = recipe_for(definition, dataset.name).threads
-    recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, shift, threads)
+    usual = recipe_for(definition, dataset.name)
+    recipe = Recipe(
+        epochs, batch_size, learning_rate, weight_decay, shift,
+        usual.threads if threads is None else threads,
+        usual.flip if flip is None else flip,
+        usual.batch_norm if batch_norm is None else batch_norm,
+    )  # fmt: skip
     _check_recipe(recipe, seed)
     _check_indices(dataset, fit_indices, selection_indices)
     _check_outputs(module, definition, dataset)
     if not out.parent.is_dir() or out.is_dir():
         raise TrainingError(f"{out}: expected a file in a folder that exists; create {out.parent} or choose another")
     partial = out.with_name(f"{out.name}.partial")
-    with computing_threads(threads):
+    if recipe.batch_norm and (bare := twin.without_bias(module)):
+        raise TrainingError(
+            f"{definition}: found no bias in {', '.join(bare)}, expected one to fold a batch norm into; train it "
+            "without batch_norm, or give the convolutions a bias"
+        )
+    trainee = twin.normalised(module) if recipe.batch_norm else module
+    with computing_threads(recipe.threads):
         settings = {
             "definition": definition,
             "dataset": dataset.name,
@@ -124,22 +138,24 @@ def train(
             "threads": str(torch.get_num_threads()),
         }
         optimizer = torch.optim.SGD(
-            module.parameters(), lr=learning_rate, momentum=MOMENTUM, weight_decay=weight_decay, nesterov=True
+            trainee.parameters(), lr=learning_rate, momentum=MOMENTUM, weight_decay=weight_decay, nesterov=True
         )
-        history = partial_run.resume(partial, module, optimizer, settings) if resume else partial_run.start(partial)
+        history = partial_run.resume(partial, trainee, optimizer, settings) if resume else partial_run.start(partial)
         resumed_after = len(history)
         fit = _tensors(dataset.train_x[fit_indices], dataset.train_y[fit_indices])
         held = _tensors(dataset.train_x[selection_indices], dataset.train_y[selection_indices])
         try:
             while len(history) < epochs:
                 began = time.perf_counter()
-                loss = _pass(module, optimizer, *fit, recipe, seed, len(history) + 1)
-                right = accuracy(module, *held)
+                loss = _pass(trainee, optimizer, *fit, recipe, seed, len(history) + 1)
+                right = accuracy(trainee, *held)
                 epoch = Epoch(len(history) + 1, epochs, loss, right, time.perf_counter() - began)
-                partial_run.keep(partial, module, optimizer, settings, [*history, epoch])
+                partial_run.keep(partial, trainee, optimizer, settings, [*history, epoch])
                 history.append(epoch)
                 if progress is not None:
                     progress(epoch)
+            if trainee is not module:
+                twin.fold_into(module, trainee)
             result = TrainingResult(
                 path=out,
                 epochs=tuple(history),
@@ -192,7 +208,10 @@ def _pass(
             rate = recipe.learning_rate * min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
-            loss = functional.cross_entropy(module(_shifted(images[batch], recipe.shift, generator)), labels[batch])
+            seen = augmentation.shifted(images[batch], recipe.shift, generator)
+            if recipe.flip:
+                seen = augmentation.mirrored(seen, generator)
+            loss = functional.cross_entropy(module(seen), labels[batch])
             loss.backward()
             optimizer.step()
             total += loss.item() * len(batch)
@@ -203,19 +222,6 @@ def _pass(
             f"from {recipe.learning_rate}"
         )
     return mean
-
-
-def _shifted(images: Tensor, largest: int, generator: torch.Generator) -> Tensor:
-    """Each image [N, C, H, W] moved by up to `largest` pixels each way; its border is repeated into the gap."""
-    if largest == 0:
-        return images
-    count, _, height, width = images.shape
-    padded = functional.pad(images, [largest] * 4, mode="replicate")
-    down, right = torch.randint(0, 2 * largest + 1, (2, count, 1), generator=generator)
-    rows, columns = down + torch.arange(height), right + torch.arange(width)
-    # indexing puts the channels last: [N, H, W, C]
-    moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).contiguous()
 
 
 def _metadata(settings: dict[str, str], result: TrainingResult) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from device_profiles.errors import GeoshiftError
@@ -16,8 +17,11 @@ from device_profiles.errors import GeoshiftError
 if TYPE_CHECKING:
     from planner.network import Layer
 
-Axes = Mapping[int, str]
-"""Axis to the layer whose units lie along it; axes that keep their size are left out."""
+Parts = tuple[tuple[str | None, int], ...]
+"""What a concatenation put side by side: a group of layers, or None for entries that stay, and how many entries."""
+Axes = Mapping[int, str | Parts]
+"""Axis to the group whose units lie along it, or to the parts; axes that keep their size are left out. A group is
+called after its first layer."""
 
 _ELEMENTWISE = frozenset({
     "Abs", "Add", "And", "Cast", "CastLike", "Celu", "Clip", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Gelu",
@@ -100,10 +104,10 @@ def follow(operations: Sequence[Operation], weights: Mapping[str, Axes], facts: 
 
 
 def left_units(kept: Mapping[str, Sequence[int]], layers: Mapping[str, Layer]) -> dict[str, int]:
-    """Number of units that each layer which shrinks keeps.
+    """Number of units that each group which shrinks keeps.
 
     Raises:
-        ExportError: A layer is unknown, or its units are none, out of range or named twice.
+        ExportError: A layer is unknown, its units are none, out of range or named twice, or not those of its group.
     """
     for name, units in kept.items():
         if name not in layers:
@@ -114,16 +118,56 @@ def left_units(kept: Mapping[str, Sequence[int]], layers: Mapping[str, Layer]) -
                 f"kept units of layer {name!r}: found {list(units)[:8]}…, expected at least one, none twice, "
                 f"each of 0..{layers[name].units - 1}"
             )
-    return {name: len(units) for name, units in kept.items() if len(units) < layers[name].units}
+    groups = {layers[name].group for name in kept}
+    for name, layer in layers.items():
+        if layer.group in groups and list(kept.get(name, ())) != list(kept.get(layer.group, ())):
+            raise ExportError(
+                f"kept units of layer {name!r}: found {list(kept.get(name, ()))[:8]}, expected those of "
+                f"{layer.group!r}, to whose units its own are tied"
+            )
+    return {name: len(kept[name]) for name in groups if len(kept[name]) < layers[name].units}
+
+
+def left_size(along: str | Parts, size: int, units: Mapping[str, tuple[int, int]]) -> int:
+    """Size of an axis in the smaller graph.
+
+    Args:
+        along: What lies along it.
+        size: Its size in the dense graph.
+        units: Group to the number of its units, and of those that are left.
+    """
+    parts = ((along, size),) if isinstance(along, str) else along
+    return sum(entries if name is None else entries // units[name][0] * units[name][1] for name, entries in parts)
 
 
 def weight_axes(layer: Layer, sizes: Mapping[str, int]) -> Iterator[tuple[str, Axes]]:
     """Yield a layer's tensors with the axes of them that shrink."""
-    rows = {0: layer.name} if layer.name in sizes else {}
-    columns = {1: layer.reads} if layer.reads in sizes else {}
-    yield layer.weight, {**rows, **columns}
+    rows: Axes = {0: layer.group} if layer.group in sizes else {}
+    # Every position of a kernel is a column of its own, but they lie along other axes than the channels.
+    taps = layer.columns // layer.channels
+    parts: list[tuple[str | None, int]] = []
+    at = 0
+    for source in layer.sources:
+        parts.append((None, source.first // taps - at))
+        parts.append((source.group if source.group in sizes else None, source.columns // taps))
+        at = (source.first + source.columns) // taps
+    columns = _joined([*parts, (None, layer.channels - at)])
+    yield layer.weight, {**rows, **({} if columns is None else {1: columns})}
     if layer.bias is not None:
         yield layer.bias, rows
+
+
+def _joined(parts: Sequence[tuple[str | None, int]]) -> str | Parts | None:
+    """Parts in the one form that they are compared in: no empty ones, a lone group by name, None if nothing shrinks."""
+    merged: list[tuple[str | None, int]] = []
+    for name, entries in parts:
+        if name is None and merged and merged[-1][0] is None:
+            merged[-1] = (None, merged[-1][1] + entries)
+        elif entries:
+            merged.append((name, entries))
+    if all(name is None for name, _ in merged):
+        return None
+    return merged[0][0] if len(merged) == 1 else tuple(merged)
 
 
 _Rule = Callable[[Operation, list[Axes], Facts], Axes]
@@ -150,9 +194,16 @@ def refusal(operation: Operation, why: str) -> ExportError:
 
 
 def _convolution(operation: Operation, incoming: list[Axes], facts: Facts) -> Axes:
-    if operation.attributes.get("group", 1) != 1:
+    if operation.attributes.get("group", 1) == 1:
+        return _layer(operation, incoming, row_axis=0, column_axis=1)
+    value, weight, *bias = incoming
+    channels, rows = (facts.shapes[name][axis] for name, axis in zip(operation.inputs[:2], (1, 0), strict=True))
+    # A depthwise convolution keeps units apart: each reads the one channel of its own number.
+    if not operation.attributes["group"] == channels == rows:
         raise refusal(operation, "it is a grouped convolution")
-    return _layer(operation, incoming, row_axis=0, column_axis=1)
+    if set(value) - {1} or set(weight) - {0} or any(axes.get(0) != value.get(1) for axes in (weight, *bias)):
+        raise refusal(operation, f"it reads units of {value.get(1)}, but its rows belong to {weight.get(0)}")
+    return value
 
 
 def _gemm(operation: Operation, incoming: list[Axes], facts: Facts) -> Axes:
@@ -179,6 +230,22 @@ def _matmul(operation: Operation, incoming: list[Axes], facts: Facts) -> Axes:
     if facts.rank(operation.inputs[1]) != 2 or set(value) - {last} or value.get(last) != weight.get(0):
         raise refusal(operation, "the axis it sums over is not the one that counts units")
     return {last: weight[1]} if 1 in weight else {}
+
+
+def _concat(operation: Operation, incoming: list[Axes], facts: Facts) -> Axes:
+    """Operands side by side; where they lie along the axis that counts units, their parts do."""
+    rank = facts.rank(operation.inputs[0])
+    axis = operation.attributes["axis"] % rank
+    if any(set(axes) - {axis} for axes in incoming):
+        raise refusal(operation, "it joins along another axis than the one that counts units")
+    parts: list[tuple[str | None, int]] = []
+    for name, axes in zip(operation.inputs, incoming, strict=True):
+        size, along = facts.shapes[name][axis], axes.get(axis)
+        if size is None:
+            raise refusal(operation, f"the size of {name!r} is not known")
+        parts += along if isinstance(along, tuple) else [(along, size)]
+    joined = _joined(parts)
+    return {} if joined is None else {axis: joined}
 
 
 def _transpose(operation: Operation, incoming: list[Axes], facts: Facts) -> Axes:
@@ -235,7 +302,13 @@ def _fixed_axes(operation: Operation, facts: Facts, rank: int) -> set[int] | Non
 def _flatten(operation: Operation, incoming: list[Axes], facts: Facts) -> Axes:
     if operation.attributes.get("axis", 1) != 1 or set(incoming[0]) != {1}:
         raise refusal(operation, "entries of one unit do not stay side by side")
-    return incoming[0]
+    along = incoming[0][1]
+    if isinstance(along, str):
+        return incoming[0]
+    positions = [size for size in facts.shapes[operation.inputs[0]][2:] if size is not None]
+    if len(positions) != facts.rank(operation.inputs[0]) - 2:
+        raise refusal(operation, "the number of entries of a unit is not known")
+    return {1: tuple((name, entries * prod(positions)) for name, entries in along)}
 
 
 def _reshape(operation: Operation, incoming: list[Axes], facts: Facts) -> Axes:
@@ -264,6 +337,7 @@ def _pad(operation: Operation, incoming: list[Axes], facts: Facts) -> Axes:
 
 _RULES: Mapping[str, _Rule] = {
     "Conv": _convolution,
+    "Concat": _concat,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Transpose": _transpose,

@@ -107,7 +107,7 @@ class Bundle:
         name = transition.entry.alternatives.get(strategy)
         start, end = transition.ends
         if name is None:
-            raise BundleError(f"{self.path}: {start} → {end} has no {strategy} path; plan again with --alternatives")
+            raise BundleError(f"{self.path}: {start} → {end} has no {strategy} path; plan again with --every-candidate")
         origin = f"{self.path}/{name}"
         arrays = bundle_parts.read_tensors(self.files[name], origin)
         stored = {key.removeprefix("rows/"): value for key, value in arrays.items() if key.startswith("rows/")}

@@ -19,7 +19,7 @@ from runtime.bundle_files import MANIFEST
 from runtime.chunks import ChunkList
 from runtime.errors import BundleError
 from runtime.manifest import Manifest, ModeEntry, TransitionEntry
-from runtime.rows import ZERO, Floats, MovedLayer, RowTable, State, same_state
+from runtime.rows import ZERO, Floats, MovedLayer, RowTable, Source, State, same_state
 
 BASE: Final = "base.safetensors"
 MODES: Final = "paths/modes.safetensors"
@@ -68,7 +68,15 @@ def fit_layers(manifest: Manifest, tensors: Mapping[str, Floats], root: Path) ->
         BundleError: They do not fit the weights or each other.
     """
     layers = tuple(
-        MovedLayer(entry.name, entry.weight, entry.bias, entry.shape, entry.reads, entry.columns_per_unit)
+        MovedLayer(
+            entry.name,
+            entry.weight,
+            entry.bias,
+            entry.shape,
+            entry.reads,
+            entry.columns_per_unit,
+            tuple(Source(source.layer, source.first, source.columns_per_unit) for source in entry.concatenated),
+        )
         for entry in manifest.layers
     )
     for layer in layers:
@@ -90,14 +98,23 @@ def fit_layers(manifest: Manifest, tensors: Mapping[str, Floats], root: Path) ->
 
 def _check_columns(layer: MovedLayer, layers: Mapping[str, MovedLayer], origin: str) -> None:
     """Every unit that a layer reads must own as many of its columns, and a whole part of its input axis."""
-    read = layers.get(layer.reads) if layer.reads is not None else None
-    if read is None:
-        return
-    if read.units * layer.columns_per_unit != layer.columns or layer.columns_per_unit % prod(layer.shape[2:]):
-        raise BundleError(
-            f"{origin}: found {layer.columns_per_unit} columns for each of the {read.units} units of {read.name}, "
-            f"expected shares of shape {list(layer.shape)} that make up its {layer.columns} columns"
-        )
+    if layer.reads is not None and layer.concatenated:
+        raise BundleError(f"{origin}: found both reads and concatenated, expected reads to be null then")
+    channel, free = prod(layer.shape[2:]), 0
+    for source in layer.sources:
+        read = layers.get(source.layer)
+        if read is None:
+            continue
+        columns = read.units * source.columns_per_unit
+        whole = source.columns_per_unit % channel == 0 and source.first % channel == 0
+        fits = columns == layer.columns if layer.reads else free <= source.first <= layer.columns - columns
+        if not fits or not whole:
+            raise BundleError(
+                f"{origin}: found {source.columns_per_unit} columns for each of the {read.units} units of "
+                f"{read.name}, expected shares of shape {list(layer.shape)} that make up its {layer.columns} columns"
+                + (f", from column {free} on" if layer.concatenated else "")
+            )
+        free = source.first + columns
 
 
 def fit_pool(rows: Mapping[str, Floats], layers: tuple[MovedLayer, ...], origin: str) -> None:

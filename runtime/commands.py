@@ -171,7 +171,7 @@ def _modes_table(data: dict[str, Any]) -> Table:
 
 def _transitions_table(data: dict[str, Any]) -> Table:
     table = Table(
-        "transition", "strategy", "worst state", "written", "functional length",
+        "transition", "strategy", "worst state", "proved in every state", "written", "functional length",
         title="Transitions (each walkable both ways)", title_justify="left", box=None,
     )  # fmt: skip
     for move in data["transitions"]:
@@ -179,10 +179,18 @@ def _transitions_table(data: dict[str, Any]) -> Table:
             f"{move['from']} → {move['to']}",
             move["strategy"],
             f"{move['min_accuracy']:.2%}",
+            _proved(move["certificate"]),
             f"{move['bytes_written'] / 1e3:,.1f} kB",
             f"{move['functional_length']:.3f}",
         )
     return table
+
+
+def _proved(certificate: dict[str, Any] | None) -> str:
+    """Share of samples that are proved right, and what that says of all inputs."""
+    if certificate is None or certificate["why_not"] or not certificate["samples"]:
+        return "-"
+    return f"{certificate['proved_torn'] / certificate['samples']:.2%} (≥ {certificate['bound_torn']:.2%})"
 
 
 def strategies_table(data: dict[str, Any]) -> Table:

@@ -28,13 +28,17 @@ def pack(bundle: Bundle, mode: str) -> dict[str, Floats]:
         rows = kept.get(layer.name, range(layer.units))
         matrix = masked[layer.weight].reshape(layer.units, -1)[list(rows)]
         shape = [len(rows), *layer.shape[1:]]
-        if layer.reads in kept:
-            units = np.asarray(kept[layer.reads])
-            width = layer.columns_per_unit
-            columns = (units[:, None] * width + np.arange(width)).reshape(-1)
+        columns = np.ones(layer.columns, np.bool_)
+        for source in layer.sources:
+            if source.layer in kept:
+                units = np.zeros(bundle.table.layer(source.layer).units, np.bool_)
+                units[list(kept[source.layer])] = True
+                owned = np.repeat(units, source.columns_per_unit)
+                columns[source.first : source.first + len(owned)] = owned
+        if not columns.all():
             matrix = matrix[:, columns]
-            # The input axis shrinks by the share of units that is left: exact, as every unit owns as many columns.
-            shape[1] = shape[1] * len(columns) // layer.columns
+            # The input axis shrinks by the share of columns that is left: exact, as units own whole channels.
+            shape[1] = shape[1] * int(columns.sum()) // layer.columns
         weights[layer.weight] = np.ascontiguousarray(matrix).reshape(shape)
         if layer.bias is not None:
             weights[layer.bias] = np.ascontiguousarray(masked[layer.bias][list(rows)])

@@ -207,11 +207,13 @@ def reason(move: TransitionEntry) -> str:
     chosen = next((one for one in feasible if one.chosen), None)
     if chosen is None:
         return "The plan does not say which candidate was chosen."
-    start = f"{len(feasible)} of {len(move.candidates)} paths are feasible"
+    start = f"{len(feasible)} of {len(move.candidates)} paths that were walked are feasible"
     shorter = [one for one in feasible if one.bytes_written < chosen.bytes_written]
     if shorter:
         return f"{start}; {_earned(chosen, min(shorter, key=lambda one: (one.bytes_written, -one.worst_accuracy)))}"
     equal = [one for one in feasible if one.bytes_written == chosen.bytes_written and one is not chosen]
+    if not equal and move.skipped:
+        return f"{start}; its worst state cannot be told from its ends, so that no other path could be better."
     if not equal:
         return f"{start}; of these, {chosen.name} writes the fewest bytes."
     start = f"{start}; of these, {_joined([chosen.name, *(one.name for one in equal)])} write the fewest bytes"
@@ -220,6 +222,37 @@ def reason(move: TransitionEntry) -> str:
     if chosen.worst_divergence < min(one.worst_divergence for one in equal):
         return f"{start}, and the outputs of {chosen.name} stay nearest to the dense network's."
     return f"{start}; none of them was better than {chosen.name} on both the worst state and the outputs' divergence."
+
+
+def proved(move: TransitionEntry) -> str:
+    """What is proved of all states of a path, and what is only not disproved."""
+    certificate = move.certificate
+    if certificate is None:
+        return "Nothing was proved beyond the states that were measured."
+    if certificate.why_not:
+        return f"Nothing could be proved beyond the states that were measured: {certificate.why_not}."
+    samples = certificate.samples
+    words = (
+        f"Of {samples:,} held-out samples, {percent(certificate.proved_torn / samples, samples)} are proved right in "
+        f"every state of this path, whatever the order of rows within each of its {len(certificate.stages)} stages, in "
+        "both directions and with a row torn at any place"
+    )
+    if certificate.proved_whole > certificate.proved_torn:
+        words += f" (with whole rows only: {percent(certificate.proved_whole / samples, samples)})"
+    words += f"; {percent(certificate.ends_right / samples, samples)} are right between the stages, and more cannot be."
+    if certificate.proved_torn:
+        words += (
+            f" With 95 % confidence that makes at least {percent(certificate.bound_torn, samples)} of all inputs like "
+            "these."
+        )
+    else:
+        words += " The bound is empty: this network is too deep for it, and says nothing about its states."
+    if certificate.survived_torn is not None:
+        words += (
+            f" Not certified: a search by gradients found no wrong state for "
+            f"{percent(certificate.survived_torn / samples, samples)} of them."
+        )
+    return words
 
 
 def _joined(words: Sequence[str]) -> str:

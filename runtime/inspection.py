@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from runtime.bundle import Bundle
 
 
@@ -45,6 +47,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
                 "chunks": move.entry.chunks,
                 "bytes_written": move.entry.bytes_written,
                 "functional_length": move.entry.functional_length,
+                "certificate": None if move.entry.certificate is None else msgspec.to_builtins(move.entry.certificate),
                 "waypoints": [
                     {
                         "position": waypoint.position,

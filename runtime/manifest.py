@@ -47,6 +47,14 @@ class ModelEntry(_Record, frozen=True, kw_only=True):
     dense_macs: Count
 
 
+class SourceEntry(_Record, frozen=True, kw_only=True):
+    """Columns of a moved layer; see ``runtime.rows.Source``."""
+
+    layer: str
+    first: Count
+    columns_per_unit: Annotated[int, Meta(ge=1)]
+
+
 class LayerEntry(_Record, frozen=True, kw_only=True):
     """A moved layer; see ``runtime.rows.MovedLayer``."""
 
@@ -57,6 +65,8 @@ class LayerEntry(_Record, frozen=True, kw_only=True):
     reads: str | None
     columns_per_unit: Annotated[int, Meta(ge=1)]
     """Whole input channels of ``shape``; for a linear layer, columns."""
+    concatenated: tuple[SourceEntry, ...] = ()
+    """Whose units the layer reads, where it is more than one layer's; ``reads`` is null then."""
 
 
 class ModeEntry(_Record, frozen=True, kw_only=True):
@@ -94,6 +104,22 @@ class WaypointEntry(_Record, frozen=True, kw_only=True):
     """Bytes written since the start of this transition."""
 
 
+class SearchEntry(_Record, frozen=True, kw_only=True):
+    """How geometry found a path."""
+
+    status: str
+    """Whether the search reached its end; the planner's documents list the words."""
+    unsolved: Count
+    """Steps whose own solve did not converge, and were used as they were."""
+    steps: Count
+    inserted: Count
+    """Waypoints inserted where the middle of a leg was far off."""
+    energy_before: NonNegative | None
+    """Energy of the path that was relaxed; null where nothing was."""
+    energy_after: NonNegative | None
+    forward_passes: Count
+
+
 class CandidateEntry(_Record, frozen=True, kw_only=True):
     """A path that was considered, on the selection split of the training data."""
 
@@ -107,6 +133,35 @@ class CandidateEntry(_Record, frozen=True, kw_only=True):
     worst_accuracy_bound: Fraction
     """Lower 95 % confidence bound of the worst state's accuracy."""
     worst_divergence: NonNegative
+    complete: bool = True
+    """Whether all its states were measured; if not, it was given up at one that rules it out."""
+    search: SearchEntry | None = None
+    """How it was found, where geometry found it."""
+
+
+class CertificateEntry(_Record, frozen=True, kw_only=True):
+    """What is proved of every state of a transition, on held-out samples; see ``docs/certificate.md``."""
+
+    samples: Count
+    """Held-out samples that were bounded."""
+    stages: tuple[Count, ...]
+    """Chunks written before each stage begins. A stage writes one layer, no row twice; the order within it is free."""
+    ends_right: Count
+    """Samples answered right before and after every stage."""
+    proved_whole: Count
+    """Samples proved right in every state in which all rows are whole."""
+    proved_torn: Count
+    """Samples proved right in every state, one row torn at any place included."""
+    bound_whole: Fraction
+    """Lower 95 % confidence bound of the share of all inputs for which the first holds."""
+    bound_torn: Fraction
+    """The same for the second."""
+    survived_whole: Count | None
+    """Samples for which a search found no wrong state of whole rows; not proved. Null if none was made."""
+    survived_torn: Count | None
+    """The same with one row torn."""
+    why_not: str = ""
+    """Why nothing could be bounded; empty if it could."""
 
 
 class TransitionEntry(_Record, frozen=True, kw_only=True):
@@ -130,6 +185,10 @@ class TransitionEntry(_Record, frozen=True, kw_only=True):
     """Random torn states that were measured, half of them in each direction."""
     waypoints: tuple[WaypointEntry, ...]
     candidates: tuple[CandidateEntry, ...]
+    skipped: tuple[str, ...] = ()
+    """Candidates that were not walked, because none of them could have been chosen."""
+    certificate: CertificateEntry | None = None
+    """What is proved of all its states; null if nothing was bounded."""
 
 
 class PlanningEntry(_Record, frozen=True, kw_only=True):
@@ -137,6 +196,7 @@ class PlanningEntry(_Record, frozen=True, kw_only=True):
 
     seed: int
     seconds: NonNegative
+    """What planning took, without the evidence on held-out data."""
     epoch_equivalents: NonNegative
     fit_samples: Count
     selection_samples: Count
@@ -144,6 +204,7 @@ class PlanningEntry(_Record, frozen=True, kw_only=True):
     eval_samples: Count
     dataset: str
     versions: dict[str, str]
+    evidence_seconds: NonNegative = 0.0
 
 
 class Manifest(_Record, frozen=True, kw_only=True):

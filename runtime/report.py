@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from device_profiles.errors import GeoshiftError
 from runtime.bundle import Bundle
-from runtime.findings import TELLING, Findings, decimals, percent, ranked, reason
+from runtime.findings import TELLING, Findings, decimals, percent, proved, ranked, reason
 from runtime.manifest import Manifest, ModeEntry, TransitionEntry
 from runtime.simulator import Simulation
 
@@ -140,6 +140,7 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
         stops=_stops(manifest),
         removed=_removed,
         reason=reason,
+        proved=proved,
         telling=TELLING,
         cheapest=min(manifest.modes, key=lambda mode: mode.macs),
         bound=_bound,

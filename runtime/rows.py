@@ -30,6 +30,21 @@ State = Mapping[str, Ints]
 
 
 @dataclass(frozen=True)
+class Source:
+    """Columns of a layer that belong to another layer's units.
+
+    Attributes:
+        layer: The other layer.
+        first: First column.
+        columns_per_unit: Columns, side by side, that belong to one unit.
+    """
+
+    layer: str
+    first: int
+    columns_per_unit: int
+
+
+@dataclass(frozen=True)
 class MovedLayer:
     """A layer whose rows are written on some path.
 
@@ -38,8 +53,9 @@ class MovedLayer:
         weight: Name of the weight tensor, shape ``shape``.
         bias: Name of the bias tensor, shape [units], or None.
         shape: Shape of the weight tensor; the first axis counts units.
-        reads: Layer whose units this one reads, or None for the network's input.
+        reads: Layer whose units this one reads, or None for the network's input or several layers.
         columns_per_unit: Columns, side by side, that belong to one unit of ``reads``.
+        concatenated: Where the layer reads several others' units side by side: whose.
     """
 
     name: str
@@ -48,6 +64,12 @@ class MovedLayer:
     shape: tuple[int, ...]
     reads: str | None
     columns_per_unit: int
+    concatenated: tuple[Source, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Whose units the columns belong to."""
+        return self.concatenated if self.reads is None else (Source(self.reads, 0, self.columns_per_unit),)
 
     @property
     def units(self) -> int:

@@ -156,7 +156,7 @@ def simulate(
     for name in names:
         step(name)
         if name == "geodesic" and not all(_has_geodesic(move) for move in bundle.transitions):
-            left_out[name] = "a transition of this plan has none stored; plan with --alternatives to keep them"
+            left_out[name] = "a transition of this plan has none stored; plan with --every-candidate to keep them"
             continue
         played[name] = _play(bundle, profile, name, evaluator, writes, states, torn, seed)
     tour = (bundle.transitions[0].ends[0], *(move.ends[1] for move in bundle.transitions))

@@ -34,6 +34,13 @@ def dense_metric(function: Function, point: Tensor) -> Tensor:
     return torch.einsum("Nmi,Nmj->ij", rows, rows) / len(rows)
 
 
+def dense_fisher(function: Function, point: Tensor) -> Tensor:
+    """Mean over probes of Jᵀ (diag p − p pᵀ) J with p = softmax of the outputs, shape [n, n]."""
+    rows, shares = dense_jacobian(function, point), torch.softmax(function(point), dim=1)
+    inner = torch.diag_embed(shares) - shares[:, :, None] * shares[:, None, :]
+    return torch.einsum("Nmi,Nmk,Nkj->ij", rows, inner, rows) / len(rows)
+
+
 @dataclass(frozen=True)
 class DenseTangent:
     tangent: Tensor

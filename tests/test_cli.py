@@ -142,7 +142,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_goes_on(tmp_path):
 def test_an_interrupted_plan_leaves_no_bundle(tmp_path):
     train = geoshift("train", "--epochs", "1", "--out", "model.safetensors", cwd=tmp_path)
     assert train.returncode == 0, train.stderr
-    done = interrupt(["plan", "--weights", "model.safetensors"], tmp_path, "Geodesics")
+    done = interrupt(["plan", "--weights", "model.safetensors"], tmp_path, "Paths, round 1")
     said = failed(done, 130)
     assert "run the same command again" in said
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

@@ -36,8 +36,11 @@ def modes_with_transitions(draw: st.DrawFn) -> tuple[dict[str, Mode], tuple[tupl
     for place, name in enumerate(names[1:], start=1):
         steps = draw(st.lists(changes, min_size=1, max_size=3).map(tuple))
         kind = draw(st.sampled_from(["remove", "restore"]))
+        share = draw(st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True))
+        if share is not None and draw(st.booleans()):
+            steps = ()
         origin = draw(st.sampled_from(names[:place]))
-        modes[name] = Mode(from_=origin, description=draw(texts), **{kind: steps})
+        modes[name] = Mode(from_=origin, macs=share, description=draw(texts), **{kind: steps})
         near = {draw(st.sampled_from(names[:place])) for _ in range(2)}
         pairs |= {draw(st.permutations([name, other]).map(tuple)) for other in sorted(near)}
     shuffled = {name: modes[name] for name in draw(st.permutations(names))}

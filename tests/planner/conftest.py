@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from torch import nn
 
 from device_profiles import Profile, loader
 from planner import checkpoint, models
+from planner.cost import CostMeter
 from planner.datasets import Dataset, load, split
+from planner.deploy import deploy, row_table
+from planner.endpoint import EndPointSearch
+from planner.modes import resolve
+from planner.network import trace
 from planner.options import Options
 from planner.plan import make_plan
+from planner.progress import Silent
 from planner.recipes import recipe_for
+from planner.study import Study
 from planner.training import train
 from runtime.bundle import Bundle, read
+from runtime.samples import Samples
 
 SELECTION = 400
-OPTIONS = Options(selection=SELECTION, torn=8, waypoints=5)
+OPTIONS = Options(selection=SELECTION, torn=8, waypoints=5, fit=600, probes=8, certified=20)
+EVERY = replace(OPTIONS, every_candidate=True)
 
 
 class Planned(NamedTuple):
@@ -58,5 +69,23 @@ def planned(digits, trained, tmp_path_factory):
     """Its plan for a Raspberry Pi 5."""
     profile = loader.load("raspberry-pi-5")
     path = tmp_path_factory.mktemp("planned") / "plan"
-    make_plan(trained, "digits-cnn", digits, profile, path, options=OPTIONS)
+    make_plan(trained, "digits-cnn", digits, profile, path, options=EVERY)
     return Planned(trained, digits, profile, path, read(path))
+
+
+@pytest.fixture(scope="session")
+def study(digits, trained):
+    """Everything that walking the candidates of a Raspberry Pi 5's transitions needs."""
+    fit, held = split(digits, 0, SELECTION)
+    inputs = torch.from_numpy(digits.train_x)
+    network = trace(trained, inputs[:2])
+    profile = loader.load("raspberry-pi-5")
+    search = EndPointSearch(network, inputs[fit[:500]], inputs[held], CostMeter())
+    ends = search.find(resolve(profile, network), Silent().step)
+    table, states = row_table(network, ends)
+    deployed = deploy(network, ends, table, states, inputs[:2], Silent())
+    return Study(
+        network=network, points=ends, table=table, states=states, live=deployed.live, constants=deployed.constants,
+        threads=1, samples=Samples(digits.train_x[held], digits.train_y[held]), probes=inputs[fit[:16]],
+        max_drop=0.025, seed=0,
+    )  # fmt: skip

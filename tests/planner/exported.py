@@ -1,5 +1,6 @@
 """A small network and its states, for tests of the exported graphs."""
 
+import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -12,7 +13,7 @@ SAMPLE = torch.zeros(1, 1, 8, 8)
 
 
 class Net(nn.Module):
-    """Three convolutions, the first fixed by normalisation, the second without bias, and two linear layers."""
+    """Three convolutions, the first with a batch norm, the second without bias, and two linear layers."""
 
     def __init__(self):
         super().__init__()
@@ -44,6 +45,7 @@ PRUNED = [
     {},
     {"conv2": [1, 4]},
     {"conv3": [0, 1, 4]},
+    {"conv1": [5, 2], "conv2": [0, 1, 2]},
     {"conv2": [5], "conv3": [3], "fc1": [2]},
     {"conv2": range(1, 8, 2), "conv3": [0, 2, 3], "fc1": range(11)},
 ]
@@ -65,7 +67,12 @@ def inputs():
 
 def numpy_state(module):
     """Its tensors as arrays."""
-    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    return numpy_state_of(module.state_dict())
+
+
+def numpy_state_of(state):
+    """Tensors as arrays."""
+    return {name: tensor.numpy() for name, tensor in state.items()}
 
 
 def masked(network, kept):
@@ -77,10 +84,33 @@ def masked(network, kept):
         state[layer.weight][removed] = 0
         if layer.bias is not None:
             state[layer.bias][removed] = 0
-        reader = network.layer(layer.reader)
-        columns = state[reader.weight].reshape(reader.units, layer.units, -1)
-        columns[:, removed] = 0
+        for reader in map(network.layer, layer.readers):
+            state[reader.weight].view(reader.units, -1)[:, reader.columns_of(layer.group, removed)] = 0
     return state
+
+
+def cut(network, kept, state):
+    """Tensors of the smaller network, as arrays."""
+    tensors = numpy_state_of(state)
+    for layer in network.layers:
+        rows = list(kept.get(layer.name, range(layer.units)))
+        gone = {
+            column
+            for group in {source.group for source in layer.sources} & set(kept)
+            for column in layer.columns_of(group, set(range(network.layer(group).units)) - set(kept[group]))
+        }
+        matrix = tensors[layer.weight].reshape(layer.units, -1)[rows]
+        # in the order of the kept units, where only one layer's are read
+        columns = (
+            layer.columns_of(layer.reads, kept[layer.reads])
+            if layer.reads in kept
+            else ([column for column in range(layer.columns) if column not in gone])
+        )
+        shape = tensors[layer.weight].shape[2:]
+        tensors[layer.weight] = np.ascontiguousarray(matrix[:, columns]).reshape(len(rows), -1, *shape)
+        if layer.bias is not None:
+            tensors[layer.bias] = tensors[layer.bias][rows]
+    return tensors
 
 
 def torch_answer(module, state, x):

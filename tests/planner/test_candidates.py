@@ -26,7 +26,7 @@ def candidate(name, lost, written, divergence=1.0):
     path = strategies.naive(table(), table().dense(), table().dense())
     other = answers(980 - lost)
     return Candidate(
-        name, name.split()[0], table(), path.chunks, {}, written, 1.0, other.accuracy,
+        name, name.split()[0], path, written, 1.0, other.accuracy,
         DENSE.accuracy - drop_bound(DENSE, other), divergence,
     )  # fmt: skip
 
@@ -114,26 +114,22 @@ def compiled():
     return start, end, [strategies.ramp(table(), start, end, steps) for steps in (3, 5)]
 
 
-def as_candidate(path):
-    return Candidate("ramp", "ramp", path.table(table()), path.chunks, path.rows, 1, 1.0, 1.0, 1.0, 1.0)
-
-
 def test_adopted_paths_write_the_same_weights_on_one_joint_table():
     start, end, paths = compiled()
-    joint, adopted = adopt(table(), {k: as_candidate(path) for k, path in enumerate(paths)})
+    joint, adopted = adopt(table(), dict(enumerate(paths)))
     for k, path in enumerate(paths):
-        adopted[k].chunks.check(joint, start, end, "adopted")
+        adopted[k].check(joint, start, end, "adopted")
         own = path.table(table())
         for position in range(len(path.chunks) + 1):
             one = own.tensors(path.chunks.state_at(start, position))
-            other = joint.tensors(adopted[k].chunks.state_at(start, position))
+            other = joint.tensors(adopted[k].state_at(start, position))
             assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
 def test_an_alternative_goes_on_from_the_final_table():
     start, end, (first, second) = compiled()
-    joint, _ = adopt(table(), {"first": as_candidate(first)})
-    arrays = load(alternative_file(as_candidate(second), table(), joint))
+    joint, _ = adopt(table(), {"first": first})
+    arrays = load(alternative_file(second, table(), joint))
     rows = {name.removeprefix("rows/"): value for name, value in arrays.items() if name.startswith("rows/")}
     chunks = type(second.chunks)(second.chunks.layers, *(arrays[name] for name in ("layer", "row", "old", "new")))
     extended = joint.extended(rows)

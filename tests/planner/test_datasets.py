@@ -144,5 +144,7 @@ def test_preprocessing_has_to_be_json(users):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(DatasetError, match="'fashion' is not known: expected one of digits, mnist, or package"):
+    with pytest.raises(
+        DatasetError, match="'fashion' is not known: expected one of cifar10, digits, fashion-mnist, mnist, or package"
+    ):
         load("fashion")

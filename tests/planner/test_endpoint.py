@@ -8,9 +8,11 @@ from device_profiles import loader
 from planner.cost import CostMeter
 from planner.endpoint import EndPointSearch, plain
 from planner.evidence import pick_canary
-from planner.geodesic_path import LEGS, geodesic_points
+from planner.geodesic_path import geodesic_paths
 from planner.modes import ModeTarget, resolve
 from planner.network import trace
+from planner.path_search import LEGS
+from planner.refine import Settings, refine
 from planner.row_pool import RowPool
 from runtime.evaluation import Answers
 from runtime.rows import BASE, POOL, ZERO
@@ -143,14 +145,14 @@ def test_geodesics_move_only_what_differs_and_keep_the_ends_out(search, digits):
     ends = {"C1": finder.build("C1", {}), "C2": finder.build("C2", {"fc1": tuple(range(16))})}
     table, _ = row_table(network, ends)
     cost = CostMeter()
-    found = geodesic_points(network, table.layers, ends["C1"], ends["C2"], torch.from_numpy(digits.train_x[:32]), cost)
-    assert set(found) == {"paper", "relaxed"}
-    for points in found.values():
-        assert len(points) == LEGS - 1
-        assert all(set(point) == {"fc1", "fc2"} for point in points)
-        assert all(np.isfinite(rows).all() for point in points for rows in point.values())
-    assert cost.epoch_equivalents(1) > 0
-    assert geodesic_points(network, table.layers, ends["C2"], ends["C2"], torch.zeros(1, 1, 8, 8), cost) == {}
+    found = geodesic_paths(network, table.layers, ends["C1"], ends["C2"], torch.from_numpy(digits.train_x[:32]), cost)
+    assert {"flow", "relaxed-flow", "relaxed-line"} <= set(found)
+    for path in found.values():
+        assert len(path.points) == LEGS - 1 + path.record.inserted
+        assert all(set(point) == {"fc1", "fc2"} for point in path.points)
+        assert all(np.isfinite(rows).all() for point in path.points for rows in point.values())
+    assert all(0 < path.record.forward_passes < cost.forward_passes for path in found.values())
+    assert geodesic_paths(network, table.layers, ends["C2"], ends["C2"], torch.zeros(1, 1, 8, 8), cost) == {}
 
 
 def test_the_canary_is_right_in_every_mode_and_neither_easiest_nor_hardest():
@@ -168,3 +170,33 @@ def test_the_canary_is_right_in_every_mode_and_neither_easiest_nor_hardest():
     assert all(mode.right[chosen].all() for mode in modes)
     assert (margins[chosen] > 20).all()
     assert (margins[chosen] < 35).all()
+
+
+def test_polished_rows_depend_on_nothing_but_the_units_that_are_gone_before(digits, trained):
+    """C3 planned by way of C2 keeps C2's polished rows bit for bit, and what is polished comes nearer to the dense."""
+    inputs = torch.from_numpy(digits.train_x)
+    network = trace(trained, inputs[:2])
+    fit, stop = inputs[:300], inputs[300:500]
+    asked: list[list[str]] = []
+
+    def polish(end, layers):
+        asked.append(list(layers))
+        settings = Settings(passes=4, rate=1e-3, checks=2)
+        return refine(network, end, fit, stop, settings, layers=layers).end
+
+    search = EndPointSearch(network, fit, stop, CostMeter(), polish=polish)
+    plain = EndPointSearch(network, fit, stop, CostMeter())
+    removed = {"conv1": tuple(range(8)), "fc1": tuple(range(20))}
+    c2, c3 = search.build("C2", {"conv1": removed["conv1"]}), search.build("C3", removed)
+    assert asked == [["conv2"], ["fc2"]]  # C2's rows were taken for C3 as they are
+    assert torch.equal(c2.tensors["conv2.weight"], c3.tensors["conv2.weight"])
+    assert (c3.tensors["fc1.weight"][:20] == 0).all()
+    assert (c3.tensors["fc2.weight"][:, :20] == 0).all()
+
+    def distance(end):
+        with torch.no_grad():
+            outputs = torch.func.functional_call(network.module, dict(end.tensors), (stop,))
+            return float((outputs - network.module(stop)).norm())
+
+    assert distance(c2) < distance(plain.build("C2", {"conv1": removed["conv1"]}))
+    assert distance(c3) < distance(plain.build("C3", removed))

@@ -9,7 +9,7 @@ from torch import nn
 from planner.export import ExportError, export_compact, export_live
 from planner.network import trace
 from runtime.session import Session
-from tests.planner.exported import LOGITS, MOVED, PRUNED, SAMPLE, Call, inputs, masked, torch_answer, traced
+from tests.planner.exported import LOGITS, MOVED, PRUNED, SAMPLE, Call, cut, inputs, masked, torch_answer, traced
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +25,6 @@ def live(network):
 @pytest.fixture(scope="module")
 def x():
     return inputs()
-
-
-def cut(network, kept, state):
-    """Tensors of the smaller network."""
-    tensors = {name: tensor.numpy() for name, tensor in state.items()}
-    for name, units in kept.items():
-        layer = network.layer(name)
-        reader = network.layer(layer.reader)
-        for key in filter(None, (layer.weight, layer.bias)):
-            tensors[key] = tensors[key][list(units)]
-        old = tensors[reader.weight]
-        parts = old.reshape(len(old), layer.units, -1)[:, list(units)]
-        shape = (len(old), len(units), *old.shape[2:]) if old.ndim == 4 else (len(old), -1)
-        tensors[reader.weight] = parts.reshape(shape)
-    return tensors
 
 
 def run_compact(network, live, kept, state, x):
@@ -138,7 +123,6 @@ def test_a_view_with_a_fixed_number_of_channels_is_named_and_refused():
         ({"conv2": [8]}, r"each of 0\.\.7"),
         ({"conv2": [0, 0]}, "none twice"),
         ({"fc2": [0]}, "'fc2' gives the network's output"),
-        ({"conv1": [0]}, "BatchNormalization.*fold"),
     ],
 )
 def test_units_that_cannot_be_kept_are_refused(network, live, kept, text):

@@ -5,11 +5,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+import torchvision
+from torch import fx, nn
 
 from planner.models import BUILTIN, ModelError, build
 
-SHAPES = {"digits-cnn": (1, 8, 8), "lenet5": (1, 28, 28)}
+SHAPES = {
+    "digits-cnn": (1, 8, 8),
+    "lenet5": (1, 28, 28),
+    "lenet-300-100": (1, 28, 28),
+    "resnet8": (3, 32, 32),
+    "vgg11": (3, 32, 32),
+    "vgg11-quarter": (3, 32, 32),
+}
+WEIGHTS = {
+    "digits-cnn": 13_706,
+    "lenet5": 431_080,
+    "lenet-300-100": 266_610,
+    "resnet8": 308_458,
+    "vgg11": 28_144_010,
+    "vgg11-quarter": 1_769_066,
+}
 
 
 @pytest.fixture
@@ -32,14 +48,51 @@ def test_every_builtin_network_has_a_known_shape():
     assert BUILTIN.keys() == SHAPES.keys()
 
 
-@pytest.mark.parametrize(("definition", "weights"), [("digits-cnn", 13_706), ("lenet5", 431_080)])
-def test_builtin_network_answers_ten_logits(definition, weights):
+@pytest.mark.parametrize("definition", SHAPES)
+def test_builtin_network_answers_ten_logits_and_can_be_traced(definition):
     module = build(definition).eval()
+    images = torch.zeros(3, *SHAPES[definition])
 
-    logits = module(torch.zeros(3, *SHAPES[definition]))
+    logits = module(images)
 
     assert logits.shape == (3, 10)
-    assert weights_of(module).numel() == weights
+    assert weights_of(module).numel() == WEIGHTS[definition]
+    assert torch.equal(fx.symbolic_trace(module)(images), logits)
+
+
+def test_vgg11_has_the_keys_and_convolutions_of_torchvision():
+    with torch.device("meta"):
+        theirs = torchvision.models.vgg11().state_dict()
+    own = build("vgg11").state_dict()
+
+    assert own.keys() == theirs.keys()
+    features = [name for name in own if name.startswith("features")]
+    assert len(features) == 16
+    assert all(own[name].shape == theirs[name].shape for name in features)
+    shapes = [list(own[f"classifier.{number}.weight"].shape) for number in (0, 3, 6)]
+    assert shapes == [[4096, 512], [4096, 4096], [10, 4096]]
+
+
+def test_quarter_width_is_a_quarter_of_every_hidden_layer():
+    whole, quarter = build("vgg11").state_dict(), build("vgg11-quarter").state_dict()
+
+    assert all(
+        4 * len(quarter[name]) == len(tensor) for name, tensor in whole.items() if not name.startswith("classifier.6")
+    )
+
+
+def test_resnet8_halves_the_image_twice_and_adds_what_came_in():
+    module = build("resnet8").eval()
+    maps = module.block1(torch.ones(2, 32, 32, 32))
+
+    assert maps.shape == (2, 32, 32, 32)
+    assert module.block2(maps).shape == (2, 64, 16, 16)
+    assert isinstance(module.block1.shortcut, nn.Identity)
+    assert isinstance(module.block3.shortcut, nn.Conv2d)
+    with torch.no_grad():
+        module.block1.norm2.weight.zero_()  # the inner way answers zero now
+    passed = torch.rand(1, 32, 8, 8)
+    assert torch.equal(module.block1(passed), passed)
 
 
 def test_same_seed_gives_same_weights_and_leaves_torch_alone():
@@ -78,7 +131,7 @@ def test_users_function_class_and_nested_attribute_are_built(user_folder):
 @pytest.mark.parametrize(
     ("definition", "source", "message"),
     [
-        ("lenet6", "", "expected one of digits-cnn, lenet5"),
+        ("lenet6", "", "expected one of digits-cnn, lenet-300-100, lenet5, resnet8, vgg11, vgg11-quarter, or"),
         ("my_net:", "", "expected package.module:function"),
         ("my net:build", "", "expected package.module:function"),
         ("no_such_module_here:build", "", "module 'no_such_module_here' was not found in"),

@@ -147,23 +147,30 @@ class Wired(nn.Module):
     def __init__(self, wire: str) -> None:
         super().__init__()
         self.wire = WIRES[wire]
-        self.a = nn.Conv2d(2, 2, 1)
-        self.b = nn.Conv2d(2, 2, 1, groups=2 if wire == "grouped reader" else 1)
-        self.c = nn.Conv2d(4 if wire == "concat" else 2, 2, 1)
+        width = 4 if wire == "grouped reader" else 2
+        self.a = nn.Conv2d(2, width, 1)
+        self.b = nn.Conv2d(width, width, 1, groups=width // 2)
+        self.c = nn.Conv2d(width, 2, 1)
         self.prelu = nn.PReLU(2)
+        self.depthwise, self.deep = nn.Conv2d(2, 2, 1, groups=2), nn.Conv2d(4, 4, 1, groups=4)
         self.wide = nn.Linear(4, 2)
         if wire == "tied":
             self.c.weight = self.b.weight
 
     def forward(self, x: Tensor) -> Tensor:
+        self.x = x
         return self.wire(self, self.a(x))
 
 
 WIRES: dict[str, Callable[[Wired, Tensor], Tensor]] = {
-    "two readers": lambda self, a: self.b(a) * self.c(a),
-    "residual": lambda self, a: self.c(a + self.b(a)),
-    "concat": lambda self, a: self.c(torch.cat([a, self.b(a)], 1)),
-    "gate": lambda self, a: self.c(a * self.b(a)),
+    "member of the output": lambda self, a: a + self.b(a),
+    "reader tied to the output": lambda self, a: self.b(a) * self.c(a),
+    "residual": lambda self, a: self.c(a + self.x),
+    "otherwise divided": lambda self, a: self.c(torch.cat([a[:, :1], a[:, 1:]], 1) + a),
+    "other concat": lambda self, a: self.c(torch.cat([a, self.b(a)], 2)),
+    "quotient": lambda self, a: self.c(a / self.b(a)),
+    "depthwise image": lambda self, a: self.c(a * self.depthwise(self.x)),
+    "depthwise of two": lambda self, a: self.wide(self.deep(torch.cat([a, self.b(a)], 1)).mean((2, 3))),
     "output": lambda self, a: a,
     "early output": lambda self, a: (a, self.c(a)),
     "softmax": lambda self, a: self.c(a.softmax(1)),
@@ -183,11 +190,16 @@ WIRES: dict[str, Callable[[Wired, Tensor], Tensor]] = {
 @pytest.mark.parametrize(
     ("wire", "layer", "reason"),
     [
-        ("two readers", "a", "several layers read its units: 'b', 'c'"),
-        ("residual", "a", "added to another branch at 'add' (a residual connection)"),
-        ("residual", "b", "added to another branch"),
-        ("concat", "a", "concatenated with another branch at 'cat'"),
-        ("gate", "a", "combined with another branch at 'mul'"),
+        ("member of the output", "a", "output layer"),
+        ("reader tied to the output", "b", "output layer"),
+        ("residual", "a", "added to another branch at 'add' (a residual connection to other units or none)"),
+        ("otherwise divided", "a", "operation 'getitem'"),
+        ("other concat", "a", "concatenated with another branch at 'cat'"),
+        ("other concat", "b", "concatenated with another branch at 'cat'"),
+        ("quotient", "a", "combined with another branch at 'truediv'"),
+        ("depthwise image", "a", "its units are those of 'depthwise' too, which cannot lose any: it is a depthwise"),
+        ("depthwise image", "depthwise", "it is a depthwise convolution whose inputs are not the units of one layer"),
+        ("depthwise of two", "a", "depthwise convolution 'deep' reads units of several layers"),
         ("output", "a", "output layer"),
         ("early output", "a", "output layer"),
         ("softmax", "a", "operation 'softmax', which geoshift cannot follow"),
@@ -211,20 +223,18 @@ def test_why_a_layer_is_fixed(wire: str, layer: str, reason: str) -> None:
     assert reason in fixed.why_fixed
 
 
-def test_batch_normalisation_is_to_be_folded_first() -> None:
-    network = trace(Vgg(batch_norm=True), torch.zeros(1, 3, 12, 12))
-    reason = network.layer("features.0").why_fixed
-    assert reason is not None
-    assert "'features.1'" in reason
-    assert "fold it into the layer first" in reason
-    assert [layer.name for layer in removable(network)] == ["classifier.0", "classifier.3"]
-
-
-def test_a_residual_network_and_its_branches() -> None:
+def test_a_residual_network_and_its_streams() -> None:
     network = trace(torchvision.models.resnet18(num_classes=3), torch.zeros(1, 3, 32, 32))
     assert len(network.layers) == 21
-    assert removable(network) == ()
-    assert network.layer("fc").reads is None
+    groups = {layer.name: [one.name for one in network.members(layer.name)] for layer in removable(network)}
+    assert groups["conv1"] == ["conv1", "layer1.0.conv2", "layer1.1.conv2"]
+    assert groups["layer4.0.conv2"] == ["layer4.0.conv2", "layer4.0.downsample.0", "layer4.1.conv2"]
+    assert len(groups) == 4 + 8
+    assert network.layer("layer1.1.conv2").readers == (
+        "layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1", "layer2.0.downsample.0"
+    )  # fmt: skip
+    assert network.layer("layer2.0.downsample.0").reads == "conv1"
+    assert network.layer("fc").reads == "layer4.0.conv2"
 
 
 def test_linear_layers_on_sequences() -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from device_profiles import Guard, Writes, loader
-from planner import plan as planning
 from planner.candidates import NoSafePath
 from planner.plan import make_plan
 from planner.progress import Silent
@@ -24,7 +23,7 @@ from runtime.rows import same_state
 from runtime.session import Session
 from runtime.simulator import STRATEGIES, simulate
 from runtime.verification import verify
-from tests.planner.conftest import OPTIONS
+from tests.planner.conftest import EVERY, OPTIONS
 
 TOLERANCE = 1e-4  # of the largest output: float32 sums in another order differ by about 1e-6 of it
 
@@ -89,7 +88,8 @@ def test_evidence_is_what_a_second_look_finds(planned):
 def test_every_candidate_is_reported_with_its_length_and_one_is_chosen(planned):
     for move in planned.bundle.manifest.transitions:
         names = {candidate.name for candidate in move.candidates}
-        assert {"ordered", "zero-first", "naive", "ramp 4", "linear 4", "geodesic paper", "geodesic relaxed"} <= names
+        geometry = {"geodesic flow", "geodesic relaxed-flow", "geodesic relaxed-line"}
+        assert {"ordered", "zero-first", "naive", "ramp 4", "linear 4", *geometry} <= names
         (chosen,) = [candidate for candidate in move.candidates if candidate.chosen]
         assert chosen.feasible
         assert chosen.strategy == move.strategy
@@ -137,7 +137,7 @@ def test_all_strategies_can_be_simulated(planned):
 def without_seconds(path):
     """The manifest without what differs between two runs by nature."""
     manifest = json.loads((path / "plan.json").read_text())
-    manifest["planning"]["seconds"] = 0
+    manifest["planning"] |= {"seconds": 0, "evidence_seconds": 0}
     return manifest
 
 
@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_plan_whatever_the_test_set_says(planned, t
     """Planned again on a test set whose labels are wrong: evidence and eval.npz change, no choice does."""
     dataset = planned.dataset
     wrong = dataclasses.replace(dataset, test_y=(dataset.test_y + 1) % 10)
-    make_plan(planned.module, "digits-cnn", wrong, planned.profile, tmp_path / "plan", options=OPTIONS)
+    make_plan(planned.module, "digits-cnn", wrong, planned.profile, tmp_path / "plan", options=EVERY)
     one, other = without_seconds(planned.path), without_seconds(tmp_path / "plan")
     differing = {name for name in one["files"] if one["files"][name] != other["files"][name]}
     assert differing == {"eval.npz"}
@@ -187,11 +187,10 @@ class Interrupting(Silent):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stage", ["End points", "ONNX graphs", "Geodesics", "Paths C2", "Evidence"])
-def test_an_interrupted_plan_leaves_nothing_and_keeps_what_stood_there(planned, tmp_path, monkeypatch, stage):
+@pytest.mark.parametrize("stage", ["End points", "ONNX graphs", "Paths, round 1", "Evidence"])
+def test_an_interrupted_plan_leaves_nothing_and_keeps_what_stood_there(planned, tmp_path, stage):
     path = tmp_path / "plan"
     before = read(planned.path)
-    monkeypatch.setattr(planning, "geodesic_points", lambda *arguments: {})  # their own tests walk them
     with pytest.raises(KeyboardInterrupt):
         make_plan(
             planned.module, "digits-cnn", planned.dataset, planned.profile, path, options=OPTIONS,
@@ -213,3 +212,15 @@ def test_inspection_has_the_keys_that_other_tools_rely_on(planned):
         assert lengths[-1] == move["functional_length"]
         assert move["waypoints"][-1]["bytes"] == move["bytes_written"]
     assert loader.from_builtins(planned.bundle.manifest.profile, "manifest") == planned.profile
+
+
+def test_what_is_proved_holds_in_the_states_that_were_measured(planned):
+    """Whatever is proved right in every state is right in each state that was looked at."""
+    for move in planned.bundle.manifest.transitions:
+        proof = move.certificate
+        assert proof is not None
+        assert proof.samples == EVERY.certified
+        assert proof.proved_torn <= proof.proved_whole <= proof.ends_right <= proof.samples
+        assert proof.proved_whole <= proof.survived_whole
+        assert proof.proved_torn <= proof.survived_torn
+    assert sum(move.certificate.proved_whole for move in planned.bundle.manifest.transitions) > 0

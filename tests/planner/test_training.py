@@ -188,6 +188,7 @@ def test_stop_before_the_first_epoch_is_over_leaves_nothing(digits, tmp_path):
         ({"weight_decay": 0.0}, r"weight decay is 0\.0, was 0\.0005"),
         ({"shift": 0}, "shift is 0, was 1"),
         ({"threads": 2}, "threads is 2, was 1"),
+        ({"flip": True}, "flip is True, was False"),
         ({"definition": "other"}, "definition is other, was normalised"),
         ({"fit_indices": np.arange(100)}, "images to fit on is "),
         ({"selection_indices": np.array([], int)}, "selection images: 0 indices"),
@@ -280,3 +281,54 @@ def test_diverged_run_leaves_nothing_to_resume(digits, tmp_path):
 
 def test_unknown_pair_gets_the_generic_recipe():
     assert recipe_for("my:net", "digits") == GENERIC
+
+
+class Plain(nn.Module):
+    """A network that has no batch norm of its own."""
+
+    def __init__(self, *, bias: bool = True) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3, bias=bias), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU())
+        self.fc = nn.Linear(96, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.flatten(self.features(x), 1))
+
+
+def plain(*, bias: bool = True) -> Plain:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return Plain(bias=bias)
+
+
+def test_twin_is_trained_folded_and_resumed_to_the_same_bits(digits, tmp_path):
+    whole = run(digits, tmp_path / "whole", module=plain(), batch_norm=True)
+    with pytest.raises(TrainingInterrupted):
+        run(digits, tmp_path / "a", module=plain(), batch_norm=True, progress=stop_after(2))
+    run(digits, tmp_path / "a", module=plain(), batch_norm=True, resume=True)
+    run(digits, tmp_path / "without", module=plain(), batch_norm=False)
+
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "whole").read_bytes()
+    module = Plain()
+    checkpoint.load(tmp_path / "whole", module)  # the keys are the network's own
+    found = accuracy(module, torch.from_numpy(digits.test_x), torch.from_numpy(digits.test_y))
+    assert found == whole.test_accuracy > 0.5
+    other = Plain()
+    checkpoint.load(tmp_path / "without", other)
+    assert not torch.equal(other.fc.weight, module.fc.weight)
+
+
+def test_network_that_cannot_take_a_norm_over_is_named(digits, tmp_path):
+    with pytest.raises(TrainingError, match=r"found no bias in features\.0, expected one to fold a batch norm into"):
+        run(digits, tmp_path / "a", module=plain(bias=False), batch_norm=True)
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_flip_changes_the_run_and_comes_from_the_seed(digits, tmp_path):
+    for name, flip in (("a", True), ("b", True), ("c", False)):
+        run(digits, tmp_path / name, flip=flip)
+
+    a, b, c = (checkpoint.read_tensors(tmp_path / name)[0]["fc.weight"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)

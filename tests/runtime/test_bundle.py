@@ -236,7 +236,7 @@ def test_an_alternative_is_checked_when_it_is_used(made, tmp_path):
     )
     table, chunks = sound.alternative(sound.transitions[0], "geodesic")
     assert (table.versions("fc1"), len(chunks)) == (sound.table.versions("fc1"), first.chunks)
-    with pytest.raises(BundleError, match="sound: C2 → C3 has no geodesic path; plan again with --alternatives"):
+    with pytest.raises(BundleError, match="sound: C2 → C3 has no geodesic path; plan again with --every-candidate"):
         sound.alternative(sound.transitions[1], "geodesic")
     for name, array, words in (
         ("rows/fc1", np.zeros((1, 3), np.float32), "rows of 'fc1': found shape"),

@@ -129,6 +129,28 @@ def test_a_manifest_that_does_not_fit_its_files_is_refused(plan, steps, value, w
         refused(plan, words)
 
 
+@pytest.mark.parametrize(
+    ("reads", "shares", "words"),
+    [
+        (None, [("conv2", 0, 4)], None),
+        (None, [("conv1", 0, 3), ("conv1", 12, 3)], None),
+        (None, [("conv1", 0, 3), ("conv1", 11, 3)], "layer fc1: found 3 columns for each of the 4 units of conv1"),
+        (None, [("conv1", 13, 3)], "make up its 24 columns, from column 0 on"),
+        (None, [("conv2", 1, 4)], "layer fc1: found 4 columns for each of the 6 units of conv2"),
+        (None, [("conv1", 0, 10**18)], "columns for each of the 4 units of conv1"),
+        ("conv2", [("conv2", 0, 4)], "layer fc1: found both reads and concatenated"),
+    ],
+)
+def test_shares_of_a_concatenation_must_lie_side_by_side(plan, reads, shares, words):
+    names = ("layer", "first", "columns_per_unit")
+    change(plan, "layers", 2, "reads", to=reads)
+    change(plan, "layers", 2, "concatenated", to=[dict(zip(names, share, strict=True)) for share in shares])
+    if words is None:
+        bundles.read(plan)
+    else:
+        refused(plan, words)
+
+
 def test_columns_must_be_whole_input_channels(plan):
     # 4 units of 6 columns make up the 24 of fc1, seen as an input of 12 channels of 2: half a channel each.
     change(plan, "layers", 2, to=lambda layer: {**layer, "shape": [5, 2, 12]})

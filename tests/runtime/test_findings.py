@@ -88,7 +88,7 @@ def test_nothing_is_compared_when_the_plans_own_strategy_was_not_played():
 def test_reasons_follow_the_planners_rule():
     ordered = candidate("ordered", 40, 0.96, chosen=True)
     assert reason(move("C1", "C2", ordered, candidate("ramp 4", 90, 0.965))).endswith(
-        "2 of 2 paths are feasible; of these, ordered writes the fewest bytes."
+        "2 of 2 paths that were walked are feasible; of these, ordered writes the fewest bytes."
     )
     assert reason(move("C1", "C2", ordered, candidate("naive", 40, 0.95))).endswith(
         "ordered and naive write the fewest bytes, and ordered has the best worst state."

@@ -73,7 +73,7 @@ def test_page_is_accessible(written):
 
 def test_page_names_modes_strategies_and_words(written):
     words = " ".join(" ".join(Page(written.read_text()).words).split())
-    plan = ("C1 → C2", "8 of 16 in conv1", HOSTILE, "DigitsCNN <b>", "1 of 2 paths are feasible")
+    plan = ("C1 → C2", "8 of 16 in conv1", HOSTILE, "DigitsCNN <b>", "1 of 2 paths that were walked are feasible")
     for expected in (
         *STRATEGIES,
         *SENTENCES.values(),

@@ -21,7 +21,7 @@ def played(plan):
 
 def test_every_strategy_is_played_or_left_out_with_a_reason(played):
     assert [*played.strategies, *played.left_out] == [name for name in STRATEGIES if name != "geodesic"] + ["geodesic"]
-    assert "plan with --alternatives" in played.left_out["geodesic"]
+    assert "plan with --every-candidate" in played.left_out["geodesic"]
     assert played.tour == TOUR
 
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from functools import partial
 
 import pytest
 
@@ -98,7 +99,11 @@ def test_an_error_passes_the_turn_on():
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
-def test_ctrl_c_in_the_line_gives_the_place_up():
+def test_ctrl_c_in_the_line_gives_the_place_up(request):
+    # What a shell starts in the background ignores the signal, tests included.
+    request.addfinalizer(
+        partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+    )
     turnstile = Turnstile(limit=4)
     line = Line(turnstile)
     waiting, leave = threading.Event(), threading.Event()

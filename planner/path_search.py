@@ -1,0 +1,284 @@
+"""Paths between two networks, found in every way that geometry offers, as points for candidates to be made of.
+
+Which of them is good is not decided here: each comes with a record of how it was found, and is then walked and measured
+like any other candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from planner.correction import CorrectionStatus, corrected_path, led_coordinates
+from planner.geodesic import Flow, FlowStatus, Metric, flow, functional_length
+from planner.metric import PullbackMetric
+from planner.relaxation import Relaxation, relax, respace
+from planner.tangent import PAPER_RADIUS
+
+T = TypeVar("T")
+
+LEGS = 4
+"""Legs that are written. Each writes every moving row once more, and a path must earn its bytes."""
+STEP = 0.3
+"""Share of the remaining distance that a step of the flow covers; on a straight way it arrives in nine."""
+ITERATIONS = 20
+"""Largest Krylov space, and most steps of a relaxation: a limit on cost, not on error. Tangents take 14 to 140
+iterations to converge, so many do not, and their number is recorded."""
+DIP = 0.5
+"""Deviation of a leg's middle, as a share of the leg, from which a waypoint is inserted."""
+DAMPING_SHARE = 1.0
+"""Damping of the correction over ε, the straight line's squared length in outputs over that in weights. On
+LeNet-300-100 with 225 of 300 units removed and 1,000 probes, a corrected end was right on 97.58 % of 5,000 selection
+images with 0.01 and 0.1, on 97.60 % with 1; the closed form alone on 97.14 %."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a path was found.
+
+    Attributes:
+        status: Name of the search's status; see the enum named in `kind` for what to do about it.
+        advice: What that status says.
+        unsolved: Tangents, or waypoints, whose own solve did not converge; they were used as they were.
+        steps: Steps of the search: tangents, descent steps, or Gauss-Newton steps.
+        energy_before: Energy of the path that was relaxed; None where nothing was.
+        energy_after: The same after it; never larger.
+        between_before: Energy with midpoints inserted, before.
+        between_after: The same after; far above the energy if something hides between the waypoints.
+        inserted: Waypoints inserted where the functional middle of a leg was far off.
+        length: Functional length over the points, in output units, on the probes.
+        forward_passes: What the search cost, see ``CostMeter``.
+    """
+
+    status: str
+    advice: str
+    unsolved: int
+    steps: int
+    energy_before: float | None
+    energy_after: float | None
+    between_before: float | None
+    between_after: float | None
+    inserted: int
+    length: float
+    forward_passes: int
+
+
+@dataclass(frozen=True)
+class FoundPath:
+    """Waypoints between two ends and how they were found.
+
+    Attributes:
+        name: What found them: ``flow``, ``relaxed-flow``, ``relaxed-line`` or ``corrected``.
+        points: w_0 … w_K, each [n]; the ends are the ones given.
+        record: How it went.
+    """
+
+    name: str
+    points: tuple[Tensor, ...]
+    record: Record
+
+
+def search_paths(
+    metric: PullbackMetric,
+    start: Tensor,
+    stop: Tensor,
+    *,
+    legs: int = LEGS,
+    beta: float = 1.0,
+    iterations: int = ITERATIONS,
+    led: Tensor | None = None,
+) -> list[FoundPath]:
+    """Every kind of path between two networks.
+
+    Args:
+        metric: Pullback metric.
+        start: Weights to leave, shape [n].
+        stop: Weights to arrive at, shape [n].
+        legs: Legs of each path, before waypoints are inserted.
+        beta: β of eq. (5), over its natural scale at the start: with 1, progress along the straight line counts as much
+            as the functional change that it costs.
+        iterations: Largest Krylov space of a tangent, and most steps of each relaxation.
+        led: Coordinates whose progress the corrected path prescribes; `correction.led_coordinates` by default,
+            and where there are none (a restore, a fine-tuned end), there is no corrected path.
+
+    Returns:
+        The paths, always in the same order; nothing where the ends agree.
+
+    Raises:
+        GeoshiftError: An argument is out of range, or a weight or an output is not finite.
+    """
+    if torch.equal(start, stop):
+        return []
+    epsilon = natural_epsilon(metric, start, stop)
+    flowed, cost = _counted(metric, lambda: follow(metric, start, stop, beta=beta, iterations=iterations))
+    spaced = respace(metric, flowed.points, epsilon=epsilon, legs=legs)
+    line = straight(start, stop, legs)
+    found = [FoundPath("flow", spaced, _of_flow(metric, flowed, spaced, cost))]
+    for name, first in (("relaxed-flow", spaced), ("relaxed-line", line)):
+        before = cost if name == "relaxed-flow" else 0
+        found.append(_relaxed(metric, name, first, epsilon=epsilon, iterations=iterations, before=before))
+    moving = led_coordinates(start, stop) if led is None else led
+    if bool(moving.any()) and not bool(moving.all()):
+        found.append(_corrected(metric, start, stop, moving, epsilon=epsilon, legs=legs, iterations=iterations))
+    return found
+
+
+def natural_epsilon(metric: Metric, start: Tensor, stop: Tensor) -> float:
+    """The ε with which the straight line's ends are as far apart in weights as in outputs: neither can be ignored."""
+    change = metric.outputs(stop) - metric.outputs(start)
+    return max(float(change.square().sum(1).mean()) / float((stop - start).square().sum()), 1e-9)
+
+
+def straight(start: Tensor, stop: Tensor, legs: int) -> tuple[Tensor, ...]:
+    """Waypoints at equal shares of the straight line; the ends are the ones given."""
+    return (start, *(torch.lerp(start, stop, leg / legs) for leg in range(1, legs)), stop)
+
+
+def follow(metric: Metric, start: Tensor, stop: Tensor, *, beta: float = 1.0, iterations: int = ITERATIONS) -> Flow:
+    """The paper's flow, with β over its natural scale: where eq. (5)'s two terms weigh the same on the straight line.
+
+    That scale is β Δ = Δ² ⟨v, v⟩_g for the unit vector v towards the stop.
+    """
+    way = (stop - start) / torch.linalg.vector_norm(stop - start)
+    # An end that the outputs do not tell from the start leaves no scale; any positive one is the straight line.
+    scale = PAPER_RADIUS * float(metric.at(start).inner(way, way)) or 1.0
+    return flow(metric, start, stop, beta=beta * scale, step=STEP, max_steps=10, max_iterations=iterations)
+
+
+def with_insertions(
+    metric: Metric, points: Sequence[Tensor], *, share: float = DIP, most: int = 2 * LEGS
+) -> tuple[Tensor, ...]:
+    """A path with the middle of a leg inserted wherever the network leaves the chord between its ends.
+
+    The deviation of a leg is |f(middle) − (f(a) + f(b))/2| over |f(b) − f(a)|: 0 where outputs go straight, large where
+    a barrier hides between waypoints. The largest deviations are seen to first.
+
+    Args:
+        metric: Pullback metric.
+        points: Waypoints, at least two.
+        share: Deviation from which a waypoint is inserted.
+        most: Legs that the result may have.
+    """
+    here = list(points)
+    outputs = [metric.outputs(point) for point in here]
+    legs = [_middle(metric, here, outputs, leg) for leg in range(len(here) - 1)]
+    while len(legs) < most:
+        worst = max(range(len(legs)), key=lambda leg: legs[leg][2])
+        middle, seen, deviation = legs[worst]
+        if not deviation > share:
+            break
+        here.insert(worst + 1, middle)
+        outputs.insert(worst + 1, seen)
+        legs[worst : worst + 1] = [_middle(metric, here, outputs, leg) for leg in (worst, worst + 1)]
+    return tuple(here)
+
+
+def _middle(
+    metric: Metric, points: Sequence[Tensor], outputs: Sequence[Tensor], leg: int
+) -> tuple[Tensor, Tensor, float]:
+    """Middle of a leg, the outputs there, and how far they lie from the chord's middle, as a share of the chord."""
+    middle = torch.lerp(points[leg], points[leg + 1], 0.5)
+    seen = metric.outputs(middle)
+    chord = functional_length([outputs[leg], outputs[leg + 1]])
+    bend = functional_length([seen, (outputs[leg] + outputs[leg + 1]) / 2])
+    return middle, seen, bend / chord if chord else 0.0
+
+
+def _relaxed(
+    metric: PullbackMetric,
+    name: str,
+    first: tuple[Tensor, ...],
+    *,
+    epsilon: float,
+    iterations: int,
+    before: int,
+) -> FoundPath:
+    """Relax; insert waypoints where the middle of a leg is off; relax again if any were."""
+
+    def search() -> tuple[Relaxation, tuple[Tensor, ...], int]:
+        found = relax(metric, first, epsilon=epsilon, iterations=iterations)
+        finer = with_insertions(metric, found.points, most=2 * (len(first) - 1))
+        inserted = len(finer) - len(found.points)
+        if inserted:
+            found = relax(metric, finer, epsilon=epsilon, iterations=iterations)
+        return found, found.points, inserted
+
+    (found, points, inserted), cost = _counted(metric, search)
+    record = Record(
+        status=found.status.name,
+        advice=found.status.value,
+        unsolved=0,
+        steps=found.iterations,
+        energy_before=found.energy_before,
+        energy_after=found.energy_after,
+        between_before=found.between_before,
+        between_after=found.between_after,
+        inserted=inserted,
+        length=_length(metric, points),
+        forward_passes=before + cost,
+    )
+    return FoundPath(name, points, record)
+
+
+def _corrected(
+    metric: PullbackMetric,
+    start: Tensor,
+    stop: Tensor,
+    led: Tensor,
+    *,
+    epsilon: float,
+    legs: int,
+    iterations: int,
+) -> FoundPath:
+    found, cost = _counted(
+        metric,
+        lambda: corrected_path(
+            metric, start, stop, legs=legs, damping=DAMPING_SHARE * epsilon, led=led, max_iterations=iterations
+        ),
+    )
+    record = Record(
+        status=found.status.name,
+        advice=found.status.value,
+        unsolved=sum(one.status is not CorrectionStatus.CONVERGED for one in found.corrections),
+        steps=sum(one.steps for one in found.corrections),
+        energy_before=None,
+        energy_after=None,
+        between_before=None,
+        between_after=None,
+        inserted=0,
+        length=_length(metric, found.points),
+        forward_passes=cost,
+    )
+    return FoundPath("corrected", found.points, record)
+
+
+def _of_flow(metric: PullbackMetric, flowed: Flow, spaced: tuple[Tensor, ...], cost: int) -> Record:
+    status: FlowStatus = flowed.status
+    return Record(
+        status=status.name,
+        advice=status.value,
+        unsolved=flowed.unsolved,
+        steps=len(flowed.points) - 2,
+        energy_before=None,
+        energy_after=None,
+        between_before=None,
+        between_after=None,
+        inserted=0,
+        length=_length(metric, spaced),
+        forward_passes=cost,
+    )
+
+
+def _length(metric: PullbackMetric, points: Sequence[Tensor]) -> float:
+    return functional_length([metric.outputs(point) for point in points])
+
+
+def _counted(metric: PullbackMetric, search: Callable[[], T]) -> tuple[T, int]:
+    """A search's result, and the forward passes that it cost."""
+    before = metric.cost.forward_passes
+    found = search()
+    return found, metric.cost.forward_passes - before

@@ -1,0 +1,127 @@
+"""The paths of all transitions, chosen in rounds: cheap candidates first, and dear ones only where they can still win.
+
+By the rule of ``planner.candidates.choose`` a longer path replaces a shorter one only when the lower bound of its worst
+state lies above what the shorter one reached in its own. Both ends of a transition are states of every path, so no
+bound can lie above those of the ends. Where the one-pass write is that good already, nothing else has to be walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, as_completed
+from typing import Any
+
+from planner.candidates import Candidate, Choice, choose, drop_bound, is_feasible
+from planner.cost import CostMeter
+from planner.executors import Share
+from planner.progress import Progress
+from planner.store import Store
+from planner.study import GEODESICS, Ends, Job, Outcome, Rival, Study
+
+STEPS = (4, 10)
+"""Points of the ramps and lines considered. On a network of 300 hidden units a ramp of 21 points was no better than
+one ordered pass, so few points suffice to find out whether a network is different."""
+ROUNDS: tuple[tuple[str, ...], ...] = (
+    ("ordered",),
+    ("zero-first", "naive"),
+    (*(f"{strategy} {steps}" for steps in STEPS for strategy in ("ramp", "linear")), GEODESICS),
+)
+"""Kinds of paths by what they write: one pass in the order that should harm least, one pass in other orders, longer
+ones. Jobs of one round do not depend on each other."""
+
+
+def choose_paths(
+    study: Study,
+    transitions: Sequence[Ends],
+    executor: Executor,
+    share: Share,
+    *,
+    store: Store | None = None,
+    every_candidate: bool,
+    cost: CostMeter,
+    progress: Progress,
+) -> dict[Ends, Choice]:
+    """Find the path of every transition.
+
+    Args:
+        study: What is walked, and on what.
+        transitions: Modes each path leads between.
+        executor: Runs the jobs.
+        share: Makes the study available to the executor's workers.
+        store: Keeps finished jobs, and has those of an earlier run.
+        every_candidate: Whether to walk those that cannot be chosen any more, to compare them.
+        cost: Counts what is spent, wherever it is.
+        progress: Shows where the work is.
+
+    Raises:
+        NoSafePath: A transition has no feasible path.
+    """
+    shared = share(study)
+    store = store or Store(None, "")
+    found: dict[Ends, list[Candidate]] = {ends: [] for ends in transitions}
+    skipped: dict[Ends, tuple[str, ...]] = dict.fromkeys(transitions, ())
+    for round_, kinds in enumerate(ROUNDS):
+        rivals = {ends: _best(study, found[ends]) for ends in transitions}
+        jobs: list[Job] = []
+        for ends in transitions:
+            if not every_candidate and _unbeatable(study, ends, rivals[ends]):
+                skipped[ends] += kinds
+            else:
+                jobs += [Job(ends, kind, not every_candidate, rivals[ends]) for kind in kinds]
+        if jobs:
+            progress.stage(f"Paths, round {round_ + 1} of at most {len(ROUNDS)}", len(jobs))
+        for job, outcome in zip(jobs, _run(executor, shared, jobs, store, progress), strict=True):
+            found[job.ends] += outcome.candidates
+            cost.add(outcome.forward_passes)
+    return {
+        ends: choose(found[ends], study.dense, study.max_drop, " → ".join(ends), skipped[ends]) for ends in transitions
+    }
+
+
+def _run(executor: Executor, shared: Any, jobs: Sequence[Job], store: Store, progress: Progress) -> list[Outcome]:
+    """Outcomes in the order of the jobs, whatever the order they finish in."""
+    outcomes = {job: found for job in jobs if (found := store.load(job)) is not None}
+
+    def take(job: Job, future: Future[Outcome]) -> None:
+        outcomes[job] = future.result()
+        store.save(job, outcomes[job])
+        progress.step(str(job))
+
+    pending: dict[Future[Outcome], Job] = {}
+    try:
+        for job in jobs:
+            if job in outcomes:
+                progress.step(str(job))
+                continue
+            future = executor.submit(_do, shared, job)
+            if future.done():  # in this process: it is kept before the next one begins
+                take(job, future)
+            else:
+                pending[future] = job
+        for future in as_completed(pending):
+            take(pending[future], future)
+    except BaseException:
+        for future in pending:
+            future.cancel()
+        raise
+    return [outcomes[job] for job in jobs]
+
+
+def _do(study: Study, job: Job) -> Outcome:
+    return study.do(job)
+
+
+def _best(study: Study, candidates: Sequence[Candidate]) -> Rival | None:
+    """The path that would be chosen so far."""
+    if not any(is_feasible(one, study.dense, study.max_drop) for one in candidates):
+        return None
+    chosen = choose(candidates, study.dense, study.max_drop, "").chosen
+    return Rival(chosen.worst, chosen.bytes_written)
+
+
+def _unbeatable(study: Study, ends: Ends, rival: Rival | None) -> bool:
+    """Whether no path between these ends can have a bound above the rival's worst state."""
+    if rival is None:
+        return False
+    ceiling = study.dense.accuracy - max(drop_bound(study.dense, study.modes[name]) for name in ends)
+    return rival.worst >= ceiling

@@ -1,0 +1,241 @@
+"""A study: candidate paths walked on the selection split, job by job.
+
+A study is everything that walking needs, and can be sent to another process; a job names one transition and one kind of
+path. What a job returns depends on the study and the job alone, so that the same study makes the same plan wherever its
+jobs run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from planner.candidates import Candidate, drop_bound, functional_length
+from planner.cost import CostMeter
+from planner.endpoint import EndPoint
+from planner.geodesic_path import geodesic_paths
+from planner.network import Network
+from planner.path_search import Record
+from runtime import strategies
+from runtime.chunks import ChunkList
+from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
+from runtime.rows import Floats, RowTable, State
+from runtime.samples import Samples
+from runtime.session import Session
+from runtime.strategies import Compiled
+
+POSITIONS = 7
+"""Measured whole states of a candidate, its two ends among them, which all candidates share."""
+TEARS = 3
+"""Measured torn states in each direction."""
+
+Ends = tuple[str, str]
+
+ONE_PASS: Mapping[str, Callable[[RowTable, State, State], Compiled]] = {
+    "ordered": strategies.ordered,
+    "zero-first": strategies.zero_first,
+    "naive": strategies.naive,
+}
+IN_STEPS: Mapping[str, Callable[[RowTable, State, State, int], Compiled]] = {
+    "ramp": strategies.ramp,
+    "linear": strategies.linear,
+}
+GEODESICS = "geodesic"
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What a candidate has to beat.
+
+    Attributes:
+        worst: Accuracy of the rival's worst state.
+        bytes_written: Bytes it writes.
+    """
+
+    worst: float
+    bytes_written: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kind of path for one transition.
+
+    Attributes:
+        ends: Modes it leads between.
+        kind: Strategy, and its steps where it takes any: ``ordered``, ``ramp 4``; ``geodesic`` for all geodesics.
+        race: Whether a path is given up at the first state that rules it out.
+        rival: What it has to replace; None where nothing else is feasible yet.
+    """
+
+    ends: Ends
+    kind: str
+    race: bool = True
+    rival: Rival | None = None
+
+    def __str__(self) -> str:
+        return f"{' → '.join(self.ends)}: {self.kind}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job found.
+
+    Attributes:
+        candidates: Paths with their measurements; none for geodesics between equal ends.
+        forward_passes: What it cost, see ``CostMeter``.
+    """
+
+    candidates: tuple[Candidate, ...]
+    forward_passes: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """What walking candidates needs.
+
+    Attributes:
+        network: The dense network.
+        points: Mode name to configuration.
+        table: Row versions of the modes.
+        states: Mode name to state.
+        live: Live ONNX graph.
+        constants: Tensors that never move.
+        threads: Threads of ONNX Runtime in each worker.
+        samples: Selection samples that paths are walked on.
+        probes: Inputs of the pullback metric.
+        max_drop: Accepted drop against the dense network, as a fraction.
+        seed: Seed of the torn states.
+    """
+
+    network: Network
+    points: Mapping[str, EndPoint]
+    table: RowTable
+    states: Mapping[str, State]
+    live: bytes
+    constants: Mapping[str, Floats]
+    threads: int
+    samples: Samples
+    probes: Tensor
+    max_drop: float
+    seed: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As plain bytes: on the way to another process PyTorch would move every tensor into shared memory, away from
+        # under the arrays that share theirs with it. What was computed is not sent; a process has its own session.
+        fields = {name: self.__dict__[name] for name in self.__dataclass_fields__}
+        return _rebuilt, (pickle.dumps(fields),)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that an outcome depends on."""
+        found = hashlib.sha256(repr((self.network.module, self.states.keys(), self.max_drop, self.seed)).encode())
+        tensors: list[NDArray[Any]] = [self.probes.numpy(), self.samples.inputs, self.samples.labels]
+        for mode, end in self.points.items():
+            tensors += [tensor.numpy() for tensor in end.tensors.values()]
+            tensors += [self.states[mode][name] for name in self.table.names]
+        for tensor in tensors:
+            found.update(f"{tensor.dtype} {tensor.shape}".encode())
+            found.update(np.ascontiguousarray(tensor).data)
+        found.update(self.live)
+        return found.hexdigest()
+
+    @cached_property
+    def session(self) -> Session:
+        """The live network in this process."""
+        return Session(self.live, self.constants, threads=self.threads)
+
+    @cached_property
+    def modes(self) -> dict[str, Answers]:
+        """Answers of every mode on the selection samples."""
+        evaluator = Evaluator(self.session, self.samples)
+        return {name: evaluator.at(self.table, state) for name, state in self.states.items()}
+
+    @cached_property
+    def dense(self) -> Answers:
+        """Answers of the dense network."""
+        return Evaluator(self.session, self.samples).at(self.table, self.table.dense())
+
+    def do(self, job: Job) -> Outcome:
+        """Find the paths of a job and walk them."""
+        cost = CostMeter()
+        compiled = self._compile(job, cost)
+        found = tuple(self._walk(job, name, path, record, cost) for name, (path, record) in compiled.items())
+        return Outcome(found, cost.forward_passes)
+
+    def _compile(self, job: Job, cost: CostMeter) -> dict[str, tuple[Compiled, Record | None]]:
+        start, end = self.states[job.ends[0]], self.states[job.ends[1]]
+        if job.kind in ONE_PASS:
+            return {job.kind: (ONE_PASS[job.kind](self.table, start, end), None)}
+        strategy, _, steps = job.kind.partition(" ")
+        if strategy in IN_STEPS:
+            return {job.kind: (IN_STEPS[strategy](self.table, start, end, int(steps)), None)}
+        begin, stop = self.points[job.ends[0]], self.points[job.ends[1]]
+        geodesics = geodesic_paths(self.network, self.table.layers, begin, stop, self.probes, cost)
+        return {
+            f"{GEODESICS} {name}": (strategies.waypoints(self.table, start, end, found.points), found.record)
+            for name, found in geodesics.items()
+        }
+
+    def _walk(self, job: Job, name: str, path: Compiled, record: Record | None, cost: CostMeter) -> Candidate:
+        """Measure a path's states in a fixed order, until one rules it out."""
+        table = path.table(self.table)
+        written = path.chunks.total_bytes(table)
+        evaluator = Evaluator(self.session, self.samples, cost.forward)
+        whole, torn, complete = [self.modes[job.ends[0]]], [self.modes[job.ends[1]]], True
+        for kind, answers in self._states(evaluator, table, job.ends, path.chunks):
+            (whole if kind == "whole" else torn).append(answers)
+            if job.race and self._ruled_out(answers, written, job.rival):
+                complete = False
+                break
+        else:
+            whole.append(torn.pop(0))  # the end, which the last of the inner states has led to
+        measured = [*whole, *torn]
+        return Candidate(
+            name=name,
+            strategy=name.split()[0],
+            path=path,
+            bytes_written=written,
+            length=functional_length(whole),
+            worst=min(answers.accuracy for answers in measured),
+            bound=self.dense.accuracy - max(drop_bound(self.dense, answers) for answers in measured),
+            divergence=max(answers.distance(self.dense) for answers in measured),
+            complete=complete,
+            record=record,
+        )
+
+    def _states(
+        self, evaluator: Evaluator, table: RowTable, ends: Ends, chunks: ChunkList
+    ) -> Iterator[tuple[str, Answers]]:
+        """Answers in the states that every path is measured in, beside its ends: inner ones, then torn ones."""
+        for answers in evaluator.along(
+            table, self.states[ends[0]], chunks, spread_positions(chunks, table, POSITIONS)[1:-1]
+        ):
+            yield "whole", answers
+        for way, begin, salt in ((chunks, ends[0], 0), (chunks.reversed(), ends[1], 1)):
+            tears = random_tears(table, way, TEARS, self.seed + salt)
+            for answers in evaluator.torn(table, self.states[begin], way, tears):
+                yield "torn", answers
+
+    def _ruled_out(self, answers: Answers, written: int, rival: Rival | None) -> bool:
+        """Whether a path that passes through a state with these answers cannot be chosen, by the rule of ``choose``."""
+        drop = drop_bound(self.dense, answers)
+        if drop > self.max_drop + 1e-9:
+            return True
+        if rival is None:
+            return False
+        if written <= rival.bytes_written:
+            return answers.accuracy < rival.worst
+        return self.dense.accuracy - drop <= rival.worst
+
+
+def _rebuilt(fields: bytes) -> Study:
+    """A study that another process of this planner sent."""
+    return Study(**pickle.loads(fields))  # noqa: S301 - from our own processes only, never from a file

@@ -1,0 +1,162 @@
+"""Candidates in rounds: what is left out never matters, and where the jobs run makes no difference."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from distributed import LocalCluster
+
+from planner.candidates import NoSafePath
+from planner.cost import CostMeter
+from planner.executors import ClusterError, InProcess, executor
+from planner.progress import Silent
+from planner.race import ROUNDS, choose_paths
+from planner.store import Store, StoreError
+from planner.study import IN_STEPS, ONE_PASS, Job, Rival
+
+TRANSITIONS = (("C1", "C2"), ("C2", "C3"))
+
+
+def race(study, pool=None, share=lambda study: study, transitions=TRANSITIONS, **options):
+    """Choices and what they cost."""
+    cost = CostMeter()
+    options = {"every_candidate": False, "progress": Silent()} | options
+    return choose_paths(study, transitions, pool or InProcess(), share, cost=cost, **options), cost.forward_passes
+
+
+def facts(choices):
+    """All of it, bit for bit."""
+    return {
+        ends: (
+            choice.chosen.name, [one.name for one in choice.feasible], choice.skipped,
+            [
+                (
+                    one.name, one.bytes_written, one.length, one.worst, one.bound, one.divergence, one.complete,
+                    [array.tobytes() for array in one.path.chunks.arrays().values()],
+                    {name: rows.tobytes() for name, rows in one.path.rows.items()},
+                )
+                for one in choice.candidates
+            ],
+        )
+        for ends, choice in choices.items()
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(study):
+    """Every candidate walked to its end."""
+    return race(study, every_candidate=True)
+
+
+@pytest.fixture(scope="module")
+def raced(study):
+    """Only those that can still be chosen."""
+    return race(study)
+
+
+def test_a_race_chooses_what_walking_everything_chooses_and_costs_less(whole, raced):
+    for ends, choice in whole[0].items():
+        mine = raced[0][ends]
+        # Among paths of equal bytes the ordered one is taken without a look at the others where it is as good as the
+        # ends; everywhere else the race takes the same path.
+        assert mine.chosen.name == choice.chosen.name or (mine.chosen.name == "ordered" and mine.skipped)
+        assert mine.chosen.bytes_written == choice.chosen.bytes_written
+        by_name = {one.name: one for one in choice.candidates}
+        for one in mine.candidates:
+            if one.complete:
+                assert one.worst == by_name[one.name].worst
+            else:
+                assert one.worst >= by_name[one.name].worst
+    assert raced[1] < whole[1] / 3
+
+
+def test_walking_everything_leaves_nothing_out(whole):
+    kinds = {kind for kinds in ROUNDS for kind in kinds}
+    assert kinds == {*ONE_PASS, *(f"{name} {steps}" for name in IN_STEPS for steps in (4, 10)), "geodesic"}
+    for choice in whole[0].values():
+        assert not choice.skipped
+        assert all(one.complete for one in choice.candidates)
+        assert {one.name for one in choice.candidates} >= kinds - {"geodesic"} | {"geodesic relaxed-line"}
+
+
+def test_a_path_is_given_up_at_the_first_state_that_rules_it_out(study):
+    (whole,) = study.do(Job(("C1", "C2"), "naive", race=False)).candidates
+    unbeatable = Rival(worst=1.0, bytes_written=whole.bytes_written)
+    outcome = study.do(Job(("C1", "C2"), "naive", race=True, rival=unbeatable))
+    (given_up,) = outcome.candidates
+    assert not given_up.complete
+    assert outcome.forward_passes == len(study.samples)  # one state beside the shared ends
+    shorter = Rival(worst=0.0, bytes_written=whole.bytes_written - 1)
+    (finished,) = study.do(Job(("C1", "C2"), "naive", race=True, rival=shorter)).candidates
+    assert finished.complete == (whole.bound >= study.dense.accuracy - study.max_drop)
+
+
+def test_a_guard_that_nothing_meets_is_refused_although_every_path_was_given_up(study):
+    with pytest.raises(NoSafePath, match="C1 → C2: found at best"):
+        race(replace(study, max_drop=0.001))
+
+
+def test_processes_find_what_one_process_finds(study, raced):
+    with executor(workers=2) as (pool, share):
+        assert facts(race(study, pool, share)[0]) == facts(raced[0])
+
+
+def test_a_dask_cluster_finds_what_one_process_finds(study, raced):
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,
+        executor(cluster=cluster.scheduler_address) as (pool, share),
+    ):
+        assert facts(race(study, pool, share)[0]) == facts(raced[0])
+
+
+def test_a_cluster_that_is_not_there_is_named():
+    with pytest.raises(ClusterError, match="no Dask scheduler answers"), executor(cluster="tcp://127.0.0.1:9"):
+        pass
+
+
+class Stopping(InProcess):
+    """Stops after a number of jobs, as Ctrl-C does."""
+
+    def __init__(self, after=10**6):
+        self.left = after
+        self.done = 0
+
+    def submit(self, *arguments, **options):
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.done += 1
+        return super().submit(*arguments, **options)
+
+
+def test_an_interrupted_study_goes_on_where_it_was(study, raced, tmp_path):
+    store = Store(tmp_path / "work", study.digest)
+    with pytest.raises(KeyboardInterrupt):
+        race(study, Stopping(after=1), store=store)
+    assert len(list((tmp_path / "work").iterdir())) == 1
+    rest = Stopping()
+    assert facts(race(study, rest, store=store)[0]) == facts(raced[0])
+    again = Stopping()
+    choices, passes = race(study, again, store=store)
+    assert (facts(choices), passes) == (facts(raced[0]), raced[1])
+    assert again.done == 0
+    assert rest.done == len(list((tmp_path / "work").iterdir())) - 1
+
+
+def test_finished_work_of_another_study_is_not_taken(study, tmp_path):
+    store, job = Store(tmp_path, study.digest), Job(("C1", "C2"), "ordered")
+    store.save(job, study.do(job))
+    assert store.load(job) is not None
+    assert store.load(replace(job, race=False)) is None
+    assert replace(study).digest == study.digest
+    for other in (replace(study, seed=1), replace(study, probes=study.probes + torch.tensor(1e-6))):
+        assert Store(tmp_path, other.digest).load(job) is None
+
+
+def test_a_damaged_file_of_finished_work_is_named(study, tmp_path):
+    store, job = Store(tmp_path, study.digest), Job(("C1", "C2"), "ordered")
+    store.save(job, study.do(job))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(StoreError, match=f"{path.name}: found a damaged file"):
+        store.load(job)
