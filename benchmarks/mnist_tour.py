@@ -23,14 +23,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.frame import Claim, Findings, main
+from benchmarks.networks import trained
 from device_profiles import loader
-from planner import checkpoint, models
-from planner.datasets import Dataset, load, split
-from planner.mnist_files import cache_directory
+from planner.datasets import load
 from planner.options import Options
 from planner.plan import make_plan
-from planner.recipes import recipe_for
-from planner.training import train
 from runtime.bundle import Bundle, Transition, read
 from runtime.compact import pack
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
@@ -83,8 +80,8 @@ def run(quick: bool) -> Findings:
 def plan_seed(seed: int, folder: Path, setting: Setting) -> dict[str, Any]:
     """Train, plan, and compare the plan's graphs with PyTorch."""
     dataset = load(setting.data)
-    module = trained(setting.model, dataset, seed, setting.selection)
-    options = Options(seed=seed, selection=setting.selection)
+    module = trained(setting.model, dataset, seed, selection=setting.selection)
+    options = Options(seed=seed, selection=setting.selection, every_candidate=True)
     make_plan(module, setting.model, dataset, loader.load(PROFILE), folder, options=options)
     bundle = read(folder)
     session = Session(bundle.graph, bundle.constants)
@@ -135,25 +132,6 @@ def walk_tour(seed: int, folder: Path, name: str, setting: Setting) -> dict[str,
         "torn_states": len(torn),
         "accuracies": [answers.accuracy for answers in along],
     }
-
-
-def trained(model: str, dataset: Dataset, seed: int, selection: int) -> torch.nn.Module:
-    """The trained network; its checkpoint is kept in the cache, so that a second run measures the same weights."""
-    recipe = recipe_for(model, dataset.name)
-    module = models.build(model, seed=seed)
-    path = cache_directory() / "benchmarks" / f"{model}-{dataset.name}-{selection}-seed{seed}.safetensors"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fit, held = split(dataset, seed, selection)
-        console.print(f"training {model}, seed {seed}")
-        train(
-            module, dataset, definition=model, epochs=recipe.epochs, seed=seed, batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate, out=path, fit_indices=fit, selection_indices=held,
-            weight_decay=recipe.weight_decay, shift=recipe.shift,
-        )  # fmt: skip
-        module = models.build(model, seed=seed)
-    checkpoint.load(path, module)
-    return module.eval()
 
 
 def torch_difference(bundle: Bundle, evaluator: Evaluator, module: torch.nn.Module) -> float:

@@ -1,0 +1,117 @@
+"""The rival of figures 2A and 2B: iterative pruning with fine-tuning, unit by unit, as the paper describes it.
+
+The filter of smallest norm is removed, the network is trained on labels for a share of the budget, then the next one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from planner.cost import CostMeter
+from runtime.samples import Samples
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What prune-train reached.
+
+    Attributes:
+        right: Removed filters to which test answers were right: just after a removal, and at the end.
+        epochs: What it cost, in epoch-equivalents.
+    """
+
+    right: dict[str, np.ndarray]
+    epochs: float
+
+
+def prune_train(
+    module: nn.Module,
+    layer: str,
+    remove: int,
+    fit: Samples,
+    test: Samples,
+    *,
+    epochs: float,
+    rate: float,
+    seed: int,
+    looks: tuple[int, ...],
+    batch: int = 128,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    step: Callable[[str], None] = print,
+) -> Pruned:
+    """Remove filters of a convolution one by one, fine-tuning in between.
+
+    Args:
+        module: Trained network; it is copied.
+        layer: The convolution.
+        remove: Filters to remove.
+        fit: Images to train on, mirrored and shifted by up to four pixels.
+        test: Images to report on.
+        epochs: Budget in passes over ``fit``; a half of it is spent between removals, a half after the last one.
+        rate: Learning rate; it falls linearly to zero.
+        seed: Seed of order and augmentation.
+        looks: Numbers of removed filters just after which the test images are asked, beside the end.
+        batch: Images a step.
+        momentum: Of SGD, Nesterov's.
+        weight_decay: Of SGD.
+        step: Called with a line at each look.
+    """
+    network = copy.deepcopy(module).eval()  # dropout off: the budget is too small for it to help
+    convolution = network.get_submodule(layer)
+    assert isinstance(convolution, nn.Conv2d)
+    mask = torch.ones(convolution.out_channels)
+    optimiser = torch.optim.SGD(network.parameters(), rate, momentum, nesterov=True, weight_decay=weight_decay)
+    generator = torch.Generator().manual_seed(seed)
+    steps = round(epochs * len(fit) / batch)
+    cost, right, removed = CostMeter(), {}, 0
+    for count in range(steps):
+        wanted = min(remove, 1 + int(remove * 2 * count / steps))
+        while removed < wanted:
+            norms = convolution.weight.detach().flatten(1).norm(dim=1).masked_fill(mask == 0, torch.inf)
+            mask[norms.argmin()] = 0
+            removed += 1
+            _apply(convolution, mask)
+            if removed in looks:
+                right[f"just after removing {removed}"] = _right(network, test)
+                step(f"{removed} removed: {right[f'just after removing {removed}'].mean():.2%}")
+        for group in optimiser.param_groups:
+            group["lr"] = rate * (1 - count / steps)
+        at = torch.randint(len(fit), (batch,), generator=generator).numpy()
+        images = _augmented(torch.from_numpy(fit.inputs[at]), generator)
+        optimiser.zero_grad()
+        F.cross_entropy(network(images), torch.from_numpy(fit.labels[at])).backward()
+        optimiser.step()
+        _apply(convolution, mask)
+        cost.forward_backward(batch)
+    right["end"] = _right(network, test)
+    step(f"end: {right['end'].mean():.2%}")
+    return Pruned(right, cost.epoch_equivalents(len(fit)))
+
+
+def _apply(convolution: nn.Conv2d, mask: Tensor) -> None:
+    with torch.no_grad():
+        convolution.weight *= mask[:, None, None, None]
+        if convolution.bias is not None:
+            convolution.bias *= mask
+
+
+def _right(network: nn.Module, test: Samples, batch: int = 250) -> np.ndarray:
+    with torch.no_grad():
+        parts = [network(torch.from_numpy(test.inputs[at : at + batch])).argmax(1) for at in range(0, len(test), batch)]
+    return torch.cat(parts).numpy() == test.labels
+
+
+def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    down, right = torch.randint(0, 9, (2,), generator=generator).tolist()
+    height, width = images.shape[2:]
+    return F.pad(images, (4, 4, 4, 4))[:, :, down : down + height, right : right + width]
