@@ -1,5 +1,6 @@
 """Device profiles: what a device can do, allows and is asked to do."""
 
+from device_profiles.energy import Energy, Figure
 from device_profiles.errors import GeoshiftError, Problem, ProfileError
 from device_profiles.loader import (
     as_builtins,
@@ -9,11 +10,16 @@ from device_profiles.loader import (
     load,
     parse,
 )
+from device_profiles.os_commands import Command
 from device_profiles.schema import Bank, Change, Guard, Memory, Mode, Profile, Selector, Writes
+from device_profiles.triggers import Trigger
 
 __all__ = [
     "Bank",
     "Change",
+    "Command",
+    "Energy",
+    "Figure",
     "GeoshiftError",
     "Guard",
     "Memory",
@@ -22,6 +28,7 @@ __all__ = [
     "Profile",
     "ProfileError",
     "Selector",
+    "Trigger",
     "Writes",
     "as_builtins",
     "builtin_names",

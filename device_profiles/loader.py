@@ -222,6 +222,9 @@ def _build(data: object, origin: str, lines: dict[Path, int]) -> Profile:
 def _mismatches(kind: Any, value: object, path: Path) -> Iterator[Problem]:
     """Every place where ``value`` breaks the type ``kind``. msgspec itself stops at the first and names no key."""
     bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if type(None) in get_args(bare) and isinstance(value, dict):
+        # A section that may be left out, or one of its parts: look into it as into any other.
+        bare = get_args(bare)[0]
     inner: list[Problem] = []
     if isinstance(bare, type) and issubclass(bare, msgspec.Struct) and isinstance(value, dict):
         fields = {field.encode_name: field for field in msgspec.structs.fields(bare)}
@@ -287,8 +290,8 @@ def _words(info: inspect.Type) -> str:
             return " or ".join(repr(value) for value in values)
         case inspect.StructType(fields=fields):
             return f"a mapping with keys among {', '.join(field.encode_name for field in fields)}"
-        case inspect.DictType(max_length=limit):
-            return f"a mapping of 1 to {limit} names"
+        case inspect.DictType(min_length=fewest, max_length=limit):
+            return f"a mapping of {fewest or 0} to {limit} names"
         case inspect.TupleType(item_types=items):
             return f"a list of {len(items)} items"
         case inspect.VarTupleType():

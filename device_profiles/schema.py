@@ -12,7 +12,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from device_profiles.energy import Energy
 from device_profiles.errors import Path, Problem
+from device_profiles.os_commands import Command, command_conflicts, unknown_command
+from device_profiles.triggers import Name, Trigger, trigger_conflicts
 
 SCHEMA = "geoshift.profile/1"
 
@@ -69,10 +72,11 @@ class Bank(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How live weights are held."""
 
     policy: Annotated[
-        Literal["auto", "in-place", "shadow"],
+        Literal["auto", "in-place", "shadow", "persistent"],
         Meta(
             description="in-place: one copy of the tensors that move, answers and writes take turns; shadow: two, "
-            "and answers never wait; auto: shadow where memory allows it"
+            "and answers never wait; persistent: one, in a file that keeps it without power; auto: shadow where memory "
+            "allows it, else in-place"
         ),
     ] = "auto"
     snap: Annotated[bool, Meta(description="whether the physically smaller graph is used once a mode is reached")] = (
@@ -92,6 +96,15 @@ class Guard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "anywhere on a path",
         ),
     ]
+    canary_every_increments: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=LARGEST,
+            description="increments after which the canary samples are asked on the way too; 0 for none: they are "
+            "always asked at its end",
+        ),
+    ] = 0
 
 
 class Selector(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -147,6 +160,12 @@ class Mode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
             "further units where that costs least"
         ),
     ] = None
+    before: Annotated[
+        tuple[Name, ...], Meta(max_length=16, description="commands run before a walk to this mode begins, in order")
+    ] = ()
+    after: Annotated[
+        tuple[Name, ...], Meta(max_length=16, description="commands run once this mode is reached, in order")
+    ] = ()
     description: Annotated[str, Meta(description="a line for people")] = ""
 
 
@@ -174,6 +193,20 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[tuple[ModeName, ModeName], ...],
         Meta(description="pairs of modes that are walked between, each pair both ways"),
     ]
+    default_mode: Annotated[
+        ModeName | None, Meta(description="mode wanted while nobody asks for another; without it, the dense mode")
+    ] = None
+    energy: Annotated[Energy | None, Meta(description="energy model, for a device without a meter")] = None
+    commands: Annotated[
+        dict[Name, Command], Meta(max_length=64, description="the only programs and settings it may use, by name")
+    ] = {}
+    triggers: Annotated[tuple[Trigger, ...], Meta(max_length=64, description="what changes the mode by itself")] = ()
+    safety: Annotated[
+        tuple[Trigger, ...], Meta(max_length=64, description="triggers that nobody can overrule, for limits of safety")
+    ] = ()
+    poll_s: Annotated[
+        float, Meta(ge=0.1, le=60, description="seconds between two readings of what triggers and safety watch")
+    ] = 2.0
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
@@ -189,7 +222,17 @@ def conflicts(profile: Profile) -> Iterator[Problem]:
         for kind, changes in (("remove", mode.remove), ("restore", mode.restore)):
             for place, change in enumerate(changes):
                 yield from _change(change, ("modes", name, kind, place))
+        for kind, names in (("before", mode.before), ("after", mode.after)):
+            for place, command in enumerate(names):
+                if command not in profile.commands:
+                    path: Path = ("modes", name, kind, place)
+                    yield unknown_command(path, command, profile.commands, "correct the name, or add the command")
     yield from _transitions(profile)
+    if profile.default_mode is not None and profile.default_mode not in profile.modes:
+        yield _unknown_mode(("default_mode",), profile.default_mode, profile.modes)
+    yield from command_conflicts(profile.commands)
+    sections = {"triggers": profile.triggers, "safety": profile.safety}
+    yield from trigger_conflicts(sections, profile.modes, profile.commands)
 
 
 def _origins(modes: dict[str, Mode]) -> Iterator[Problem]:

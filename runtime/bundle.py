@@ -6,6 +6,7 @@ manifest, read once into memory, and parsed from those same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
@@ -18,13 +19,14 @@ import msgspec
 from device_profiles import Profile, loader
 from runtime import bundle_files, bundle_parts
 from runtime import manifest as schema
-from runtime.bundle_files import MANIFEST
+from runtime.bundle_files import MANIFEST, SIGNATURE
 from runtime.bundle_parts import BASE, MODES
 from runtime.chunks import ChunkList
 from runtime.errors import BundleError, UnknownMode
 from runtime.manifest import FileEntry, Manifest, ModeEntry, TransitionEntry
 from runtime.rows import Floats, RowTable, State
 from runtime.samples import Samples, unpack
+from runtime.trust import Trust
 
 GRAPH: Final = "graph.onnx"
 ROWS: Final = "paths/rows.safetensors"
@@ -61,6 +63,8 @@ class Bundle:
         transitions: Forward walks.
         canary: Few samples that decide whether a mode was reached.
         evaluation: Held-out samples that the evidence on ``eval.npz`` can be repeated with.
+        files: Every file as it was read, the manifest and the signature included.
+        signed_by: Id of the pinned key that signed it; None if no key was pinned, whoever signed it.
     """
 
     path: Path
@@ -75,6 +79,7 @@ class Bundle:
     canary: Samples
     evaluation: Samples
     files: Mapping[str, bytes]
+    signed_by: str | None = None
 
     def mode(self, name: str) -> ModeEntry:
         """Look a mode up.
@@ -94,8 +99,18 @@ class Bundle:
         return {name: tensor for name, tensor in self.tensors.items() if name not in moved}
 
     @property
+    def id(self) -> str:
+        """SHA-256 of the manifest as it was read, which has the digests of all other files; in hexadecimal."""
+        return hashlib.sha256(self.files[MANIFEST]).hexdigest()
+
+    @property
+    def signed(self) -> bool:
+        """Whether a signature is there; ``signed_by`` says whether it was checked."""
+        return SIGNATURE in self.files
+
+    @property
     def size_bytes(self) -> int:
-        """Size on disk, the manifest included."""
+        """Size on disk, manifest and signature included."""
         return sum(len(raw) for raw in self.files.values())
 
     def alternative(self, transition: Transition, strategy: str) -> tuple[RowTable, ChunkList]:
@@ -120,10 +135,15 @@ class Bundle:
         return table, chunks
 
 
-def read(path: str | os.PathLike[str]) -> Bundle:
+def read(path: str | os.PathLike[str], trust: Trust | None = None) -> Bundle:
     """Read and check a bundle.
 
+    Args:
+        path: Its directory.
+        trust: Pinned keys and the committed release; without it, anybody's bundle of any release is read.
+
     Raises:
+        Untrusted: It is not signed by a pinned key, or its release is lower than the committed one.
         BundleError: Anything about it is not as the specification says; the text names file, found and expected.
         ProfileError: The device profile in its manifest is not valid.
     """
@@ -132,11 +152,19 @@ def read(path: str | os.PathLike[str]) -> Bundle:
         raise BundleError(f"{root}: found no directory, expected a plan bundle; make one with `geoshift plan`")
     try:
         raw_manifest = bundle_files.read_regular(root, MANIFEST, schema.MAX_MANIFEST_BYTES)
+        signature = bundle_files.read_signature(root)
+        # Before anything in the manifest is parsed: a stranger's bytes get no further than this.
+        signer = None if trust is None else trust.signer(raw_manifest, signature, str(root))
         manifest = schema.decode(raw_manifest, f"{root}/{MANIFEST}")
-        files = bundle_files.read_listed(root, manifest.files)
+        if trust is not None:
+            trust.check_release(manifest, f"{root}/{MANIFEST}")
+        files = {MANIFEST: raw_manifest, **bundle_files.read_listed(root, manifest.files)}
     except OSError as error:
         raise BundleError(f"{error.filename or root}: cannot be read: {error.strerror}") from error
-    return _assemble(root, manifest, {MANIFEST: raw_manifest, **files})
+    if signature is not None:
+        files[SIGNATURE] = signature
+    bundle = _assemble(root, manifest, files)
+    return bundle if signer is None else dataclasses.replace(bundle, signed_by=signer.id)
 
 
 def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, bytes], *, replace: bool) -> Path:
@@ -169,8 +197,9 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
     """Parse verified bytes and check that all parts fit each other."""
     named = {GRAPH, BASE, ROWS, MODES, CANARY, EVALUATION, *(mode.graph for mode in manifest.modes)}
     named |= {name for move in manifest.transitions for name in (move.path, *move.alternatives.values())}
-    if named != set(files) - {MANIFEST}:
-        odd = min(named ^ (set(files) - {MANIFEST}))
+    listed = set(files) - {MANIFEST, SIGNATURE}
+    if named != listed:
+        odd = min(named ^ listed)
         how = "used and not listed" if odd in named else "listed and not used"
         raise BundleError(f"{root}/{MANIFEST}: files: found {odd!r} {how}, expected both; copy the bundle again")
     parts = {name: bundle_parts.read_tensors(files[name], f"{root}/{name}") for name in (BASE, ROWS, MODES)}

@@ -20,8 +20,12 @@ import msgspec
 
 from runtime.errors import BundleError
 from runtime.manifest import MAX_MANIFEST_BYTES, FileEntry
+from runtime.signing import SIGNATURE_BYTES
 
 MANIFEST: Final = "plan.json"
+SIGNATURE: Final = "plan.sig"
+_UNLISTED: Final = {MANIFEST, SIGNATURE}
+"""What a manifest cannot list: itself, and what is made from it."""
 MAX_BUNDLE_BYTES: Final = 4 << 30
 """No supported board holds a network beyond this; it stops a hostile manifest before anything is read."""
 MAX_FILES: Final = 4096
@@ -62,7 +66,7 @@ def _strange(root: Path) -> str:
     listed = _listed(_read(root / MANIFEST, MAX_MANIFEST_BYTES))
     if listed is None:
         return f"a {MANIFEST} that is none of geoshift's"
-    extra = sorted(_present(root) - listed - {MANIFEST})
+    extra = sorted(_present(root) - listed - _UNLISTED)
     return f"{extra[0]!r} in it" if extra else ""
 
 
@@ -115,6 +119,22 @@ def write_all(root: Path, files: Mapping[str, bytes], *, replace: bool) -> None:
             _remove(workplace)
 
 
+def put(root: Path, name: str, raw: bytes) -> None:
+    """Write one file of a bundle that stands, whole or not at all, in place of the one that was there."""
+    # Beside the bundle, since a file that is left in it would make it one that is refused.
+    place = root.resolve()
+    partial = place.parent / f".{place.name}.{uuid4().hex}.partial"
+    try:
+        with partial.open("xb") as handle:
+            handle.write(raw)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(place / name)
+        _sync(place)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _sync(folder: Path) -> None:
     """Make names in a directory last through a power cut, where the file system knows how."""
     with suppress(OSError):
@@ -146,6 +166,21 @@ def read_regular(root: Path, name: str, limit: int) -> bytes:
     return raw
 
 
+def read_signature(root: Path) -> bytes | None:
+    """Read a bundle's signature, whoever made it; None if there is none.
+
+    Raises:
+        BundleError: What stands there is no regular file of a signature's size.
+    """
+    target = root / SIGNATURE
+    if not (target.exists() or target.is_symlink()):
+        return None
+    raw = read_regular(root, SIGNATURE, SIGNATURE_BYTES)
+    if len(raw) != SIGNATURE_BYTES:
+        raise BundleError(f"{target}: found {len(raw)} bytes, expected {SIGNATURE_BYTES}; copy the bundle again")
+    return raw
+
+
 def _read(target: Path, limit: int) -> bytes:
     """Up to ``limit`` bytes and one more, of a file that was regular a moment ago and may not be any more."""
     # A link, pipe or device put there since the check is refused or read without waiting.
@@ -170,7 +205,7 @@ def check_listed(root: Path, files: Mapping[str, FileEntry]) -> None:
             f"expected at most {MAX_FILES} of {MAX_BUNDLE_BYTES}"
         )
     for name in files:
-        if not _NAME.fullmatch(name) or name == MANIFEST:
+        if not _NAME.fullmatch(name) or name in _UNLISTED:
             raise BundleError(
                 f"{root}/{MANIFEST}: files: found path {name!r}, expected one inside the bundle, of letters, digits, "
                 "'.', '_' and '-', as in paths/rows.safetensors"
@@ -180,7 +215,7 @@ def check_listed(root: Path, files: Mapping[str, FileEntry]) -> None:
 def read_listed(root: Path, entries: Mapping[str, FileEntry]) -> dict[str, bytes]:
     """Read all listed files and refuse any other."""
     check_listed(root, entries)
-    if extra := sorted(_present(root) - set(entries) - {MANIFEST}):
+    if extra := sorted(_present(root) - set(entries) - _UNLISTED):
         raise BundleError(
             f"{root}: found {extra[0]!r}, which {MANIFEST} does not list; remove it or copy the bundle again"
         )

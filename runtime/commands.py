@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from device_profiles import Profile, loader
+from runtime import bundle_commands, service_commands
 from runtime.terminal import err, guarded, out, print_json, stages
 
 BundlePath = Annotated[Path, typer.Argument(help="Directory of the plan bundle.")]
@@ -30,6 +31,8 @@ def add_commands(app: typer.Typer) -> None:
     profiles.command("show")(guarded(profiles_show))
     profiles.command("check")(guarded(profiles_check))
     app.add_typer(profiles, name="profiles")
+    bundle_commands.add_commands(app)
+    service_commands.add_commands(app)
 
 
 def about(
@@ -54,7 +57,8 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     out.print(_transitions_table(data))
     out.print(
         f"{data['size_bytes'] / 1e3:,.0f} kB on disk (dense weights {data['dense_bytes'] / 1e3:,.0f} kB), planned in "
-        f"{data['seconds']:.1f} s and {data['epoch_equivalents']:.2f} epoch-equivalents"
+        f"{data['seconds']:.1f} s and {data['epoch_equivalents']:.2f} epoch-equivalents; release {data['release']}, "
+        f"{'signed, not checked: `geoshift bundle verify`' if data['signed'] else 'not signed'}"
     )
 
 

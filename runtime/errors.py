@@ -7,6 +7,22 @@ class BundleError(GeoshiftError):
     """A bundle is refused: damaged, hostile, of another schema, or not fit for this device. Get another one."""
 
 
+class Untrusted(BundleError):
+    """A pinned key does not vouch for a bundle, or the device has a newer release. Get one signed for this device."""
+
+
+class KeyFileError(GeoshiftError):
+    """A key file is refused, or stands where a new one was to be written. Give another file."""
+
+
+class NoMulticast(GeoshiftError):
+    """The network does not let this machine announce or look for devices. Everything else works; it is tried again."""
+
+
+class NameTaken(GeoshiftError):
+    """Another device on the network has this name. Take another one."""
+
+
 class UnknownMode(GeoshiftError):
     """A mode was asked for that the plan does not have. Ask for one of those it names."""
 
@@ -29,3 +45,35 @@ class Closed(GeoshiftError):
 
 class IllegalEvent(GeoshiftError):
     """The transition table does not list this event in this state. Nothing was changed."""
+
+
+class Conflict(GeoshiftError):
+    """Somebody of equal or higher rank decides now. Nothing was changed: wait, or have that one give way."""
+
+
+class UnknownOperation(GeoshiftError):
+    """No operation of the last hundred has this id. Ask for one of those that the device lists."""
+
+
+class UnknownHold(GeoshiftError):
+    """No hold has this id; it may have ended. Nothing was changed."""
+
+
+class SourceError(GeoshiftError):
+    """Something that is watched cannot be read now. It is read again later; look at its path or command."""
+
+
+class CommandFailed(GeoshiftError):
+    """A command of the operating system failed. What ran before it was undone; look at what it said."""
+
+
+class BadDuration(GeoshiftError):
+    """A lease or a hold has a length that is no positive number of seconds. Nothing was changed: give another one."""
+
+
+class StateError(GeoshiftError):
+    """A state directory is refused: damaged, in use, or another bundle's. Do as the text says; nothing was changed."""
+
+
+class JournalError(GeoshiftError):
+    """Journal or weight memory cannot be written. What was recorded before holds: make room, or replace the disk."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from device_profiles import Profile
 from runtime.bundle import Bundle
 from runtime.errors import BundleError
 from runtime.rows import RowTable
 
-Policy = Literal["in-place", "shadow"]
+Policy = Literal["in-place", "shadow", "persistent"]
 
 
 def choose_policy(bundle: Bundle, profile: Profile, policy: str | None = None) -> Policy:
@@ -18,7 +18,7 @@ def choose_policy(bundle: Bundle, profile: Profile, policy: str | None = None) -
     Args:
         bundle: The plan.
         profile: The device.
-        policy: ``auto``, ``in-place``, ``shadow``, or None for the profile's own.
+        policy: ``auto``, ``in-place``, ``shadow``, ``persistent``, or None for the profile's own.
 
     Raises:
         BundleError: The plan does not fit; the text names limit, need and remedy.
@@ -27,8 +27,8 @@ def choose_policy(bundle: Bundle, profile: Profile, policy: str | None = None) -
     check_rows(bundle.table, profile, origin)
     limit = profile.memory.weights_bytes
     wanted = policy or profile.bank.policy
-    if wanted not in ("auto", "in-place", "shadow"):
-        raise BundleError(f"{origin}: policy: found {wanted!r}, expected auto, in-place or shadow")
+    if wanted not in ("auto", "in-place", "shadow", "persistent"):
+        raise BundleError(f"{origin}: policy: found {wanted!r}, expected auto, in-place, shadow or persistent")
     in_place, shadow = (peak_bytes(bundle, copies, profile.bank.snap) for copies in (1, 2))
     if wanted == "auto":
         wanted = "shadow" if shadow <= limit else "in-place"
@@ -36,7 +36,7 @@ def choose_policy(bundle: Bundle, profile: Profile, policy: str | None = None) -
     if need > limit:
         remedy = "use policy in-place" if in_place <= limit and wanted == "shadow" else "plan a smaller network"
         raise BundleError(f"{origin}: memory.weights_bytes: found {limit}, expected at least {need}; {remedy}")
-    return "shadow" if wanted == "shadow" else "in-place"
+    return cast(Policy, wanted)
 
 
 def peak_bytes(bundle: Bundle, copies: int, snap: bool) -> int:
@@ -69,3 +69,22 @@ def check_rows(table: RowTable, profile: Profile, origin: str) -> None:
             f"{origin}: writes.bytes_per_increment: found {profile.writes.bytes_per_increment}, expected at least "
             f"{largest.row_bytes}, one row of {largest.name}, which is never written in parts; raise the budget"
         )
+
+
+def check_profile_modes(bundle: Bundle, profile: Profile) -> None:
+    """Check that the plan has the modes that the device asks for by itself.
+
+    Raises:
+        BundleError: One is missing; the text names who asks for it.
+    """
+    wanted = {f"safety {rule.name}": rule.mode for rule in profile.safety}
+    wanted |= {f"trigger {rule.name}": rule.mode for rule in profile.triggers}
+    if profile.default_mode is not None:
+        wanted["default_mode"] = profile.default_mode
+    known = [mode.name for mode in bundle.manifest.modes]
+    for who, mode in wanted.items():
+        if mode not in known:
+            raise BundleError(
+                f"{bundle.path} on {profile.name}: {who}: found mode {mode!r}, expected one of the plan's modes "
+                f"{', '.join(known)}; plan with this profile, or correct it"
+            )

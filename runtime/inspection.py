@@ -16,6 +16,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "path": str(bundle.path),
         "schema": manifest.schema,
         "release": manifest.release,
+        "signed": bundle.signed,
         "model": manifest.model.id,
         "profile": bundle.profile.name,
         "dataset": manifest.planning.dataset,

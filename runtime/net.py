@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
 
 from device_profiles import Profile, loader
 from runtime import bundle as bundles
-from runtime.bank import InPlaceBank, ShadowBank
+from runtime.bank import Bank, InPlaceBank, ShadowBank
 from runtime.bundle import Bundle
 from runtime.controller import Controller
 from runtime.engine import CompactRunner, Engine, LiveRunner, Runner
 from runtime.errors import BundleError
 from runtime.fit import Policy, choose_policy
 from runtime.graphs import compact_session, live_session
+from runtime.journal import Standing
 from runtime.operation import Operation
+from runtime.recovery import Resume, onward
+from runtime.restoring import Restorer
 from runtime.route import Leg, route
-from runtime.rows import Floats, RowTable
+from runtime.rows import Floats, RowTable, State
+from runtime.session import Weights
+from runtime.start import Start, start
+from runtime.state_directory import StateDirectory
 from runtime.table import Phase
+from runtime.trust import pin
+from runtime.weight_memory import PersistentBank
 
 
 class DeployedPlan:
@@ -35,6 +46,8 @@ class DeployedPlan:
         self.bundle = bundle
         self.policy = policy
         self.table: RowTable = bundle.table
+        self.restorer: Restorer | None = None
+        """Brings persistent weight memory to a mode; needed with policy ``persistent``."""
         self._profile = profile
 
     def route(self, begin: str, end: str) -> tuple[Leg, ...]:
@@ -43,10 +56,25 @@ class DeployedPlan:
         return route(self.bundle.transitions, self.table, begin, end)
 
     def live(self, mode: str) -> LiveRunner:
-        """Fresh live network that stands at a mode."""
+        """Live network that stands at a mode: fresh, or in persistent memory that is restored to it."""
+        return self.live_at(mode, self.bundle.states[mode])
+
+    def live_at(self, mode: str, state: State) -> LiveRunner:
+        """Live network that stands at a state.
+
+        Args:
+            mode: Mode of the state, or the one that was left.
+            state: Versions of all rows.
+        """
         session = live_session(self.bundle, self._profile.threads)
-        make = InPlaceBank if self.policy == "in-place" else ShadowBank
-        return LiveRunner(session, make(self.table, self.bundle.states[mode], session.bind))
+        bank: Bank[Weights]
+        if self.policy == "persistent":
+            assert self.restorer is not None, "persistent memory is opened before a session"
+            bank = PersistentBank(self.restorer.stand(mode, state), session.bind)
+        else:
+            make = InPlaceBank if self.policy == "in-place" else ShadowBank
+            bank = make(self.table, state, session.bind)
+        return LiveRunner(session, bank)
 
     def compact(self, mode: str) -> CompactRunner:
         """A mode's smaller network."""
@@ -57,10 +85,25 @@ class DeployedPlan:
         return self.compact(mode) if self._profile.bank.snap else live
 
     def canary(self, runner: Runner) -> str:
-        """Why the runner may not be trusted, or nothing: it must answer every canary sample right."""
+        """Why the runner may not be trusted at a mode, or nothing: it must answer every canary sample right."""
         samples = self.bundle.canary
-        right = int((np.argmax(runner.run(samples.inputs), axis=1) == samples.labels).sum())
+        right = self._right(runner)
         return "" if right == len(samples) else f"canary: found {right} right answers, expected {len(samples)}"
+
+    def guard(self, runner: Runner, leg: Leg) -> str:
+        """Why the runner may not be trusted on the way, or nothing.
+
+        Of the canary samples, which every mode answers right, it may get as large a share wrong as the worst state of
+        the path did of the held-out set.
+        """
+        ends = {leg.begin, leg.end}
+        accuracy = min(one.entry.min_accuracy for one in self.bundle.transitions if set(one.ends) == ends)
+        right, least = self._right(runner), math.floor(accuracy * len(self.bundle.canary))
+        return "" if right >= least else f"guard: found {right} right answers, expected at least {least}"
+
+    def _right(self, runner: Runner) -> int:
+        samples = self.bundle.canary
+        return int((np.argmax(runner.run(samples.inputs), axis=1) == samples.labels).sum())
 
 
 class Net:
@@ -70,21 +113,75 @@ class Net:
         bundle: A checked bundle.
         profile: Device to run as.
         policy: Bank policy that replaces the profile's.
+        home: State directory; the network closes it. Without one, nothing is remembered.
+        resume: Where a walk goes that a restart cut short: ``back``, ``forward``, or to the nearer end.
+        migrate: Whether another bundle's state directory is taken over.
+
+    Attributes:
+        bundle: The plan.
+        profile: The device.
+        policy: Bank policy.
+        recovery: The operation that brings a walk to its end which a restart cut short; None if there was none.
+
+    Raises:
+        BundleError: The plan does not fit the device, or its canary is wrong.
+        StateError: The state directory does not fit the plan.
     """
 
-    def __init__(self, bundle: Bundle, profile: Profile, policy: str | None = None) -> None:
-        chosen = choose_policy(bundle, profile, policy)
-        self._plan = DeployedPlan(bundle, profile, chosen)
-        dense = bundle.manifest.modes[0].name
-        live = None if profile.bank.snap else self._plan.live(dense)
-        runner = live or self._plan.compact(dense)
-        if reason := self._plan.canary(runner):
-            raise BundleError(f"{bundle.path}: mode {dense}: {reason}; run `geoshift verify` on this machine")
-        self._engine = Engine(runner, exclusive=chosen == "in-place", queue_limit=profile.queue_limit)
-        self._controller = Controller(self._plan, self._engine, dense, profile.writes, live)
+    def __init__(
+        self,
+        bundle: Bundle,
+        profile: Profile,
+        policy: str | None = None,
+        *,
+        home: StateDirectory | None = None,
+        resume: Resume | None = None,
+        migrate: bool = False,
+    ) -> None:
+        self._home = home
         self.bundle = bundle
         self.profile = profile
-        self.policy = chosen
+        self.recovery: Operation | None = None
+        try:
+            self.policy = choose_policy(bundle, profile, policy)
+            self._plan = DeployedPlan(bundle, profile, self.policy)
+            self._open(start(bundle, self.policy, self._plan.route, home, migrate=migrate), resume)
+        except BaseException:
+            self._leave()
+            raise
+
+    def _open(self, begin: Start, resume: Resume | None) -> None:
+        """Answer from the state that is found, and go on from it if it is on the way."""
+        place, mode = begin.place, begin.place.mode
+        self._plan.restorer = begin.restorer
+        self._recorder = begin.recorder
+        further = onward(place, resume, self._plan.route, self._plan.table)
+        live = None if self.profile.bank.snap and further is None else self._plan.live_at(mode, place.state)
+        runner = live or self._plan.compact(mode)
+        # On the way, the canary is asked when a mode is reached.
+        if further is None:
+            if reason := self._plan.canary(runner):
+                raise BundleError(f"{self.bundle.path}: mode {mode}: {reason}; run `geoshift verify` on this machine")
+            self._recorder.adopt(self.bundle.manifest.release)
+        self._engine = Engine(runner, exclusive=self.policy != "shadow", queue_limit=self.profile.queue_limit)
+        self._controller = Controller(
+            self._plan,
+            self._engine,
+            mode,
+            self.profile.writes,
+            live,
+            self._recorder,
+            release=self.bundle.manifest.release,
+            guard_every=self.profile.guard.canary_every_increments,
+        )
+        if self._home is not None:
+            self._home.tidy(None if begin.memory is None else begin.memory.path)
+        if further is not None:
+            self.recovery = self._controller.go_on(*further)
+
+    def _leave(self) -> None:
+        if self._home is not None:
+            self._home.close()
 
     def infer(self, x: Floats) -> Floats:
         """Outputs for a batch of preprocessed inputs; may be called from any thread, during a switch too.
@@ -124,6 +221,11 @@ class Net:
         return self._controller.phase
 
     @property
+    def standing(self) -> Standing:
+        """What is remembered, counters and release included: since opened, or with a state directory for life."""
+        return self._recorder.standing
+
+    @property
     def modes(self) -> tuple[str, ...]:
         """Names of all modes, the dense one first."""
         return tuple(self.bundle.states)
@@ -137,6 +239,7 @@ class Net:
         """Stop a walk where it stands and take no more calls; answers under way are still given."""
         self._controller.close()
         self._engine.close()
+        self._leave()
 
     def __enter__(self) -> Net:
         return self
@@ -148,18 +251,42 @@ class Net:
 
 
 def open_bundle(
-    path: str | os.PathLike[str], profile: str | os.PathLike[str] | None = None, *, policy: str | None = None
+    path: str | os.PathLike[str],
+    profile: str | os.PathLike[str] | None = None,
+    *,
+    policy: str | None = None,
+    state: str | os.PathLike[str] | None = None,
+    resume: Resume | None = None,
+    migrate: bool = False,
+    pinned: Sequence[str | os.PathLike[str]] = (),
 ) -> Net:
     """Read a bundle and put it to work.
 
     Args:
         path: The bundle's directory.
         profile: Name of a built-in device profile or a YAML file; without it, the one the plan was made for.
-        policy: ``auto``, ``in-place`` or ``shadow``, in place of the profile's.
+        policy: ``auto``, ``in-place``, ``shadow`` or ``persistent``, in place of the profile's.
+        state: Directory for what must outlive a power cut; made if it is not there.
+        resume: Where a walk goes that a restart cut short: ``back`` or ``forward``; without it, to the nearer end.
+        migrate: Take over a state directory of another bundle: begin in this one's dense mode, keep the counters.
+        pinned: Files of public keys. With any, one of them must have signed the bundle, and its release may not be
+            lower than the highest that the state directory remembers as committed.
 
     Raises:
         BundleError: The bundle is refused or does not fit the device.
+        KeyFileError: A pinned key cannot be read.
         ProfileError: There is no such profile, or it is not valid.
+        StateError: The state directory is damaged, in use, or another bundle's.
+        JournalError: The state directory cannot be written.
     """
-    bundle = bundles.read(path)
-    return Net(bundle, bundle.profile if profile is None else loader.load(profile), policy)
+    trust = pin(pinned)
+    bundle = bundles.read(path, trust)
+    device = bundle.profile if profile is None else loader.load(profile)
+    home = None if state is None else StateDirectory(state)
+    if trust is not None and home is not None:
+        try:
+            replace(trust, release=home.journal.release).check_release(bundle.manifest, str(bundle.path))
+        except BaseException:
+            home.close()
+            raise
+    return Net(bundle, device, policy, home=home, resume=resume, migrate=migrate)

@@ -19,6 +19,8 @@ class Outcome(Enum):
     """Somebody cancelled; the network walked back and is at the mode it left."""
     ROLLED_BACK = "rolled-back"
     """Canary or a write failed; the network is at the mode it left."""
+    RETARGETED = "retargeted"
+    """Another mode was asked for on the way; the next operation goes on from where this one stood."""
     FAILED = "failed"
     """The network was closed on the way, or the mode it left could not be restored; it answers no more."""
 
@@ -29,7 +31,7 @@ class Result:
 
     Attributes:
         outcome: How it ended.
-        mode: Mode the network is in now; after a failure the one it left, though weights may stand on the way.
+        mode: Mode the network is in now; retargeted or failed, the one it left, though weights may stand on the way.
         reason: Why it ended so, in words; empty when it committed, or was cancelled without further trouble.
         seconds: Duration.
         bytes_written: Bytes of the path's increments, there and back; a second copy (policy shadow) and what is built
@@ -52,12 +54,20 @@ class Operation:
         begin: Mode it leaves.
         target: Mode it should reach.
         signal: Tells the controller what the caller wants.
+        turn: Asks the controller for another mode; gives the operation that leads there.
     """
 
-    def __init__(self, begin: str, target: str, signal: Callable[[Operation, Event], None]) -> None:
+    def __init__(
+        self,
+        begin: str,
+        target: str,
+        signal: Callable[[Operation, Event], None],
+        turn: Callable[[Operation, str], Operation],
+    ) -> None:
         self.begin = begin
         self.target = target
         self._signal = signal
+        self._turn = turn
         self._done = threading.Event()
         self._result: Result | None = None
         self._progress = 0.0
@@ -87,7 +97,7 @@ class Operation:
         return self._result
 
     def cancel(self) -> None:
-        """Walk back to where it began.
+        """Walk back to the mode that was left.
 
         Raises:
             IllegalEvent: It is over, verifying, or on its way back already.
@@ -109,6 +119,20 @@ class Operation:
             IllegalEvent: It is not paused.
         """
         self._signal(self, Event.RESUME)
+
+    def retarget(self, mode: str) -> Operation:
+        """Turn to another mode from where the walk stands, on or back along its path, without a jump.
+
+        This operation ends as ``retargeted`` once the walk has turned; a paused one walks on.
+
+        Returns:
+            The operation that goes on.
+
+        Raises:
+            UnknownMode: No path leads there; nothing was changed.
+            IllegalEvent: It is over, verifying, or on its way back because something failed.
+        """
+        return self._turn(self, mode)
 
     def advance(self, progress: float) -> None:
         """Record how far the walk has come (for the controller)."""

@@ -23,7 +23,7 @@ class Phase(Enum):
     VERIFYING = "verifying"
     """All is written; the canary decides whether the mode counts as reached."""
     ROLLING_BACK = "rolling-back"
-    """Writing increments back to where the switch began."""
+    """Writing increments back to the mode that was left."""
     FAILED = "failed"
     """A write failed and could not be undone; the network must be opened again."""
 
@@ -35,6 +35,7 @@ class Event(Enum):
     PAUSE = "pause"
     RESUME = "resume"
     CANCEL = "cancel"
+    RETARGET = "retarget"
     ARRIVE = "arrive"
     ACCEPT = "accept"
     REJECT = "reject"
@@ -46,14 +47,19 @@ TABLE: Final[dict[tuple[Phase, Event], Phase]] = {
     (Phase.IDLE, Event.SWITCH): Phase.WALKING,
     (Phase.WALKING, Event.PAUSE): Phase.PAUSED,
     (Phase.WALKING, Event.CANCEL): Phase.ROLLING_BACK,
+    (Phase.WALKING, Event.RETARGET): Phase.WALKING,
     (Phase.WALKING, Event.ARRIVE): Phase.VERIFYING,
+    (Phase.WALKING, Event.REJECT): Phase.ROLLING_BACK,
     (Phase.WALKING, Event.FAULT): Phase.ROLLING_BACK,
     (Phase.PAUSED, Event.RESUME): Phase.WALKING,
     (Phase.PAUSED, Event.CANCEL): Phase.ROLLING_BACK,
+    (Phase.PAUSED, Event.RETARGET): Phase.WALKING,
+    (Phase.PAUSED, Event.REJECT): Phase.ROLLING_BACK,
     (Phase.PAUSED, Event.FAULT): Phase.ROLLING_BACK,
     (Phase.VERIFYING, Event.ACCEPT): Phase.IDLE,
     (Phase.VERIFYING, Event.REJECT): Phase.ROLLING_BACK,
     (Phase.VERIFYING, Event.FAULT): Phase.ROLLING_BACK,
+    (Phase.ROLLING_BACK, Event.RETARGET): Phase.WALKING,
     (Phase.ROLLING_BACK, Event.RETURN): Phase.IDLE,
     (Phase.ROLLING_BACK, Event.FAULT): Phase.FAILED,
 }

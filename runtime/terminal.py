@@ -35,13 +35,13 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except GeoshiftError as error:
-            err.print(f"[bold red]geoshift:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+            err.print(f"[bold red]geoshift:[/] {plain(error)}", highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             err.print("geoshift: interrupted; nothing half-done was left behind, run the same command again")
             raise typer.Exit(130) from error
         except (OSError, MemoryError) as error:
-            err.print(f"[bold red]geoshift:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+            err.print(f"[bold red]geoshift:[/] {plain(error)}", highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
@@ -49,7 +49,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             if os.environ.get("GEOSHIFT_DEBUG"):
                 raise
             err.print(
-                f"[bold red]geoshift:[/] a defect in geoshift: {type(error).__name__}: {_plain(error)}\n"
+                f"[bold red]geoshift:[/] a defect in geoshift: {type(error).__name__}: {plain(error)}\n"
                 "Please report it with the output of the same command under GEOSHIFT_DEBUG=1.",
                 highlight=False,
                 soft_wrap=True,
@@ -59,8 +59,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def _plain(error: BaseException) -> str:
-    """The error's text, safe from being taken for markup or for commands to the terminal: it may quote a stranger."""
+def plain(error: object) -> str:
+    """Its text, safe from being taken for markup or for commands to the terminal: it may quote a stranger."""
     text = "".join(one if one.isprintable() or one == "\n" else f"\\x{ord(one):02x}" for one in str(error))
     return text.replace("[", r"\[")
 

@@ -1,8 +1,22 @@
 """Valid profiles of every shape, for Hypothesis."""
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from device_profiles import Bank, Change, Guard, Memory, Mode, Profile, Selector, Writes
+from device_profiles import (
+    Bank,
+    Change,
+    Command,
+    Energy,
+    Figure,
+    Guard,
+    Memory,
+    Mode,
+    Profile,
+    Selector,
+    Trigger,
+    Writes,
+)
 from device_profiles.schema import LARGEST
 
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_nan=False)
@@ -47,10 +61,86 @@ def modes_with_transitions(draw: st.DrawFn) -> tuple[dict[str, Mode], tuple[tupl
     return shuffled, tuple(draw(st.permutations(sorted(pairs))))
 
 
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+words = st.text(characters.filter(lambda character: character != "\0"), max_size=8)
+argvs = st.lists(words.filter(bool), max_size=3).map(lambda rest: ("/bin/true", *rest))
+timeouts = st.floats(0, 120, exclude_min=True)
+commands = st.one_of(
+    st.builds(Command, argv=argvs, undo=st.none() | argvs, timeout_s=timeouts),
+    st.builds(Command, governor=st.from_regex(r"[a-z0-9_]{1,16}", fullmatch=True), timeout_s=timeouts),
+    st.builds(Command, nvpmodel=st.integers(0, 255)),
+    st.builds(Command, power_profile=st.sampled_from(["power-saver", "balanced", "performance"])),
+)
+figures = st.builds(
+    Figure,
+    value=st.floats(0, allow_infinity=False),
+    provenance=st.sampled_from(["measured", "datasheet", "paper", "assumed"]),
+    source=st.text(characters, min_size=1, max_size=8),
+)
+perhaps = st.none() | figures
+energies = st.builds(Energy, idle_w=perhaps, joules_per_mac=perhaps, joules_per_byte_written=perhaps)
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> dict[str, float]:
+    """Two thresholds, in an order that makes sense."""
+    low, high = sorted((draw(finite), draw(finite)))
+    if draw(st.booleans()):
+        return {"enter_below": low, "leave_above": high}
+    return {"enter_above": high, "leave_below": low}
+
+
+@st.composite
+def triggers(draw: st.DrawFn, name: str, modes: list[str], programs: list[str]) -> Trigger:
+    """Any valid trigger of that name, for one of the modes; one that reads a command reads one of the programs."""
+    kinds = ["battery", "charger", "temperature", "file", *(["command"] if programs else [])]
+    source = draw(st.sampled_from(kinds))
+    text = {"equals": draw(st.sampled_from(["plugged", "unplugged"]) if source == "charger" else words)}
+    free = source in ("file", "command") and draw(st.booleans())
+    of_source = {
+        "file": {"path": "/run/state"},
+        "command": {"command": programs and draw(st.sampled_from(programs))},
+        "temperature": {"zone": draw(st.none() | st.just("cpu-thermal"))},
+    }
+    return Trigger(
+        name=name,
+        mode=draw(st.sampled_from(modes)),
+        source=source,
+        dwell_s=draw(st.floats(0, 86400)),
+        **(text if source == "charger" or free else draw(conditions())),
+        **of_source.get(source, {}),
+    )
+
+
+@st.composite
+def automation(draw: st.DrawFn, modes: list[str]) -> dict[str, object]:
+    """The sections that may be left out."""
+    if not draw(st.booleans()):
+        return {}
+    listed = draw(st.dictionaries(names, commands, max_size=3))
+    programs = [name for name, command in listed.items() if command.argv is not None]
+    called = draw(st.lists(names, max_size=4, unique=True))
+    made = [draw(triggers(name, modes, programs)) for name in called]
+    split = draw(st.integers(0, len(made)))
+    return {
+        "commands": listed,
+        "triggers": tuple(made[:split]),
+        "safety": tuple(made[split:]),
+        "energy": draw(st.none() | energies),
+        "default_mode": draw(st.none() | st.sampled_from(modes)),
+        "poll_s": draw(st.floats(0.1, 60)),
+    }
+
+
 @st.composite
 def profiles(draw: st.DrawFn) -> Profile:
     """Any valid profile."""
     modes, transitions = draw(modes_with_transitions())
+    optional = draw(automation(list(modes)))
+    if listed := list(optional.get("commands", ())):
+        some = st.lists(st.sampled_from(listed), max_size=2).map(tuple)
+        modes = {name: replace(mode, before=draw(some), after=draw(some)) for name, mode in modes.items()}
     return Profile(
         schema="geoshift.profile/1",
         name=draw(st.from_regex(r"[a-z0-9-]{1,64}", fullmatch=True)),
@@ -60,9 +150,13 @@ def profiles(draw: st.DrawFn) -> Profile:
         writes=Writes(
             bytes_per_increment=draw(amounts), increments_per_second=draw(positive), stall_budget_ms=draw(positive)
         ),
-        bank=Bank(policy=draw(st.sampled_from(["auto", "in-place", "shadow"])), snap=draw(st.booleans())),
-        guard=Guard(max_drop_points=draw(st.floats(0, 100, exclude_min=True))),
+        bank=Bank(policy=draw(st.sampled_from(["auto", "in-place", "shadow", "persistent"])), snap=draw(st.booleans())),
+        guard=Guard(
+            max_drop_points=draw(st.floats(0, 100, exclude_min=True)),
+            canary_every_increments=draw(st.integers(0, LARGEST)),
+        ),
         queue_limit=draw(amounts),
         modes=modes,
         transitions=transitions,
+        **optional,
     )

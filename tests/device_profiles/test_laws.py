@@ -82,7 +82,7 @@ WRONG = (
     (("memory", "weights_bytes"), 2**53, "an integer above 0 and of at most 9007199254740991"),
     (("writes", "increments_per_second"), -1.5, "a finite number above 0"),
     (("writes", "stall_budget_ms"), "5", "a finite number above 0"),
-    (("bank", "policy"), "none", "'auto' or 'in-place' or 'shadow'"),
+    (("bank", "policy"), "none", "'auto' or 'in-place' or 'persistent' or 'shadow'"),
     (("bank", "snap"), 1, "true or false"),
     (("guard", "max_drop_points"), 100.5, "of at most 100"),
     (("modes",), {}, "a mapping of 1 to 64 names"),

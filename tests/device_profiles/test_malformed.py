@@ -67,7 +67,7 @@ DAMAGES = (
            "a finite number above 0 and of at most 100"),
     Damage("other version", "profile/1", "profile/2", 1, "schema", "'geoshift.profile/2'", "'geoshift.profile/1'"),
     Damage("unknown policy", "policy: auto", "policy: shadwo", 11, "bank.policy", "'shadwo'",
-           "'auto' or 'in-place' or 'shadow'", "did you mean 'shadow'?"),
+           "'auto' or 'in-place' or 'persistent' or 'shadow'", "did you mean 'shadow'?"),
     Damage("unknown role", "convolution", "convolutions", 20, "modes.C2.remove[0].layer.role", "'convolutions'",
            "'classifier' or 'convolution'", "did you mean 'convolution'?"),
     Damage("capital in the name", "name: board", "name: Board", 2, "name", "'Board'",

@@ -1,10 +1,14 @@
-"""A network at work against a simple model of it: every mixture of switching, pausing, cancelling, failing, asking.
+"""A network at work against a simple model of it: every mixture of switching, pausing, cancelling, turning to another
+mode, failing, asking, killing and starting again.
 
 A gate holds the walk before each increment, so that the model knows at every step on which state the weights stand,
-and compares them bit for bit, on the way too.
+and compares them bit for bit, on the way too: with the weights in memory, and with what the journal says.
 """
 
+import shutil
+import tempfile
 import threading
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -20,10 +24,15 @@ from runtime.chunks import ChunkList
 from runtime.engine import CompactRunner
 from runtime.errors import Busy, Closed, IllegalEvent, UnknownMode
 from runtime.graphs import compact_session, live_session
+from runtime.journal import load
+from runtime.net import Net
 from runtime.operation import Outcome
+from runtime.state_directory import StateDirectory
 from runtime.table import Phase
 from tests.runtime.bundles import SMALL_INCREMENT, profile, write_bundle
-from tests.runtime.nets import PACE, opened
+from tests.runtime.disks import Disk, Killed
+from tests.runtime.nets import PACE
+from tests.runtime.restarts import key, told
 from tests.runtime.threads import until
 
 MODES = ("C1", "C2", "C3")
@@ -58,25 +67,37 @@ class Truth:
 class Machine(RuleBasedStateMachine):
     bundle = truth = None
 
-    @initialize(policy=st.sampled_from(["in-place", "shadow"]), snap=st.booleans())
+    @initialize(policy=st.sampled_from(["in-place", "shadow", "persistent"]), snap=st.booleans())
     def open(self, policy, snap):
-        self.snap = snap
-        self.net = opened(self.bundle, policy, snap)
-        self.control = self.net._controller
+        self.policy, self.snap = policy, snap
+        self.folder = Path(tempfile.mkdtemp())
         self.permits = self.arrived = 0
         self.patch = mock.patch.object(controller, "increments", self.gated)
         self.patch.start()
-        self.canary = self.net._plan.canary
         self.mode, self.phase, self.compact = "C1", Phase.IDLE, snap
+        self.start(None)
         self.operation = self.result = None
-        self.closed = self.rejected = False
+
+    def start(self, resume):
+        self.disk = Disk()
+        home = StateDirectory(self.folder, self.disk)
+        device = profile(**PACE, bank__snap=self.snap)
+        self.net = Net(self.bundle, device, self.policy, home=home, resume=resume)
+        self.net._recorder._interval_s = (
+            0.0  # each increment is a checkpoint, so that the journal is as exact as we are
+        )
+        self.control = self.net._controller
+        self.canary = self.net._plan.canary
+        self.closed = self.rejected = self.turned = self.waits = False
+        self.retargeted = []
 
     def gated(self, *arguments):
         """Increments of a walk, each of which waits for a permit; closing lets it through."""
+        control = threading.current_thread()._target.__self__
         for one in increments(*arguments):
-            with self.control._changed:
+            with control._changed:
                 self.arrived += 1
-                self.control._changed.wait_for(lambda: self.permits or self.control._closed)
+                control._changed.wait_for(lambda: self.permits or control._closed)
                 self.permits = 0
             yield one
 
@@ -91,7 +112,9 @@ class Machine(RuleBasedStateMachine):
             self.permits = 1
             self.control._changed.notify_all()
 
-    # What the model knows of a walk: `chunks` of the way there, `position` on it, increments `ahead` in its direction.
+    # What the model knows of a walk: `legs` from mode `at`, their `chunks`, of which `start_at` were behind when it was
+    # taken, `position` on it, increments `ahead`. `turned`: it goes another way once it is let through the gate, and
+    # `waits` for that is an operation that has not had its turn. `goal`: where the journal says that it leads.
 
     @property
     def under_way(self):
@@ -101,12 +124,47 @@ class Machine(RuleBasedStateMachine):
     def state(self):
         if self.phase is Phase.IDLE:
             return self.bundle.states[self.mode]
-        return self.chunks.state_at(self.bundle.states[self.mode], self.position)
+        return self.chunks.state_at(self.bundle.states[self.at], self.position)
 
-    def turn(self):
-        self.phase = Phase.ROLLING_BACK
-        back = self.chunks.reversed()
-        self.ahead = list(increments(back, self.bundle.table, lambda: SMALL_INCREMENT, len(back) - self.position))
+    @property
+    def share(self):
+        whole = len(self.chunks) - self.start_at
+        return (self.position - self.start_at) / whole if whole else 1.0
+
+    def leg(self, begin, end):
+        (one,) = self.net._plan.route(begin, end)
+        return one.chunks
+
+    def take(self, at, legs, start):
+        table = self.bundle.table
+        self.at, self.legs, self.start_at, self.position = at, legs, start, start
+        lists = [self.leg(*one) for one in legs]
+        self.chunks = ChunkList.join(lists) if lists else ChunkList.build(table.names, {}, [])
+        self.ahead = list(increments(self.chunks, table, lambda: SMALL_INCREMENT, start))
+
+    def way(self, target):
+        """Of the two ways from here, back to the beginning of the leg or on to its end, the shorter one."""
+        if not self.legs:
+            return self.at, [(self.at, target)] if self.at != target else [], 0
+        offset = self.position
+        for begin, end in self.legs:
+            length = len(self.leg(begin, end))
+            if offset <= length:
+                break
+            offset -= length
+        ways = []
+        for one, other, done in ((end, begin, length - offset), (begin, end, offset)):
+            there = done == length
+            legs = ([] if there else [(one, other)]) + ([] if other == target else [(other, target)])
+            sizes = [int(chunk) for leg in legs for chunk in self.leg(*leg).chunk_bytes(self.bundle.table)]
+            start = 0 if there else done
+            ways.append((len(legs), sum(sizes[start:]), other if there else one, legs, start))
+        return min(ways, key=lambda one: one[:2])[2:]
+
+    def heads(self, goal):
+        """The walk has taken its way to a mode, and told the journal."""
+        self.take(*self.way(goal))
+        self.goal = goal
 
     def end(self, outcome, mode, compact):
         self.phase, self.mode, self.compact = Phase.IDLE, mode, compact
@@ -119,21 +177,19 @@ class Machine(RuleBasedStateMachine):
             with pytest.raises(Busy, match="under way, expected none; wait for it or cancel it"):
                 self.net.switch(wanted)
             return
-        legs = self.net._plan.route(self.mode, wanted)
 
         def begin():
             self.operation = self.net.switch(wanted)
 
         self.operation = mock.Mock(result=None)
         self.settle(begin)
-        self.written = self.position = 0
-        if not legs:
+        self.written = 0
+        if wanted == self.mode:
             self.end(Outcome.COMMITTED, wanted, self.compact)
             return
         self.result, self.target, self.turned, self.compact = None, wanted, False, False
-        self.phase = Phase.WALKING
-        self.chunks = ChunkList.join([leg.chunks for leg in legs])
-        self.ahead = list(increments(self.chunks, self.bundle.table, lambda: SMALL_INCREMENT))
+        self.phase, self.goal, self.behind = Phase.WALKING, wanted, 0.0
+        self.take(self.mode, [(self.mode, wanted)], 0)
 
     @precondition(lambda self: not self.closed)
     @rule(wanted=st.sampled_from(["C9", "", "c1"]))
@@ -153,9 +209,9 @@ class Machine(RuleBasedStateMachine):
     def stepped(self):
         if self.turned:  # the increment that it waited for is not written any more
             self.turned = False
+            self.turn()
         else:
-            _, end, size = self.ahead.pop(0)
-            self.position = end if self.phase is Phase.WALKING else len(self.chunks) - end
+            _, self.position, size = self.ahead.pop(0)
             self.written += size
         if self.ahead:
             return
@@ -163,11 +219,18 @@ class Machine(RuleBasedStateMachine):
             self.end(Outcome.ROLLED_BACK if self.rejected else Outcome.CANCELLED, self.mode, self.snap)
             self.accept()
         elif self.rejected:
+            self.phase = Phase.ROLLING_BACK
             self.turn()
         else:
             self.end(Outcome.COMMITTED, self.target, self.snap)
 
-    @precondition(lambda self: self.under_way and self.phase is Phase.WALKING)
+    def turn(self):
+        if self.phase is Phase.ROLLING_BACK:
+            self.behind = 0.0 if self.waits else self.share
+        self.waits = False
+        self.heads(self.mode if self.phase is Phase.ROLLING_BACK else self.target)
+
+    @precondition(lambda self: self.under_way and self.phase is Phase.WALKING and self.target != self.mode)
     @rule()
     def reject(self):
         """The canary will refuse the mode when it is reached."""
@@ -206,11 +269,63 @@ class Machine(RuleBasedStateMachine):
             return
         getattr(self.operation, event)()
         if event == "cancel":
-            self.turn()
-            self.turned, self.rejected = True, False
+            self.phase, self.turned, self.rejected = Phase.ROLLING_BACK, True, False
             self.accept()
         else:
             self.phase = Phase.PAUSED if event == "pause" else Phase.WALKING
+
+    @precondition(lambda self: self.operation is not None)
+    @rule(wanted=st.sampled_from(MODES))
+    def retarget(self, wanted):
+        if not self.under_way or (self.phase is Phase.ROLLING_BACK and self.rejected):
+            with pytest.raises(IllegalEvent):
+                self.operation.retarget(wanted)
+            return
+        before, self.operation = self.operation, self.operation.retarget(wanted)
+        assert (self.operation.begin, self.operation.target) == (self.mode, wanted)
+        self.retargeted.append((before, self.written))
+        self.phase, self.turned, self.waits, self.target, self.written = Phase.WALKING, True, True, wanted, 0
+        self.accept()
+
+    @rule(resume=st.sampled_from([None, "back", "forward"]))
+    def start_again(self, resume):
+        """The process is killed, unless the network was closed, and another one opens the state directory."""
+        if not self.closed:
+            self.disk.die()
+            if self.under_way:
+                if self.phase is Phase.PAUSED:
+                    self.permits = 1  # it comes as far as to write down that it is paused
+                self.permit()
+                until(lambda: not self.control._thread.is_alive())
+        self.permits = 0
+        walking = self.phase is not Phase.IDLE
+        if walking:
+            ways = {goal: self.way(goal) for goal in (self.mode, self.goal)}
+            sizes = {goal: self.bytes_of(way) for goal, way in ways.items()}
+            nearer = "back" if sizes[self.mode] <= sizes[self.goal] else "forward"
+            self.target = self.mode if (resume or nearer) == "back" else self.goal
+
+        def begin():
+            self.start(resume)
+            self.operation = self.net.recovery or mock.Mock(result=True)
+
+        self.operation = mock.Mock(result=None)
+        self.settle(begin)
+        self.compact = self.snap and not walking
+        if not walking:
+            assert self.net.recovery is None
+            self.operation = self.result = None
+            return
+        self.result, self.written, self.behind, self.phase = None, 0, 0.0, Phase.WALKING
+        self.turned = False
+        self.heads(self.target)
+        if not self.ahead:
+            self.end(Outcome.COMMITTED, self.target, self.snap)
+
+    def bytes_of(self, way):
+        _, legs, start = way
+        sizes = [int(chunk) for leg in legs for chunk in self.leg(*leg).chunk_bytes(self.bundle.table)]
+        return sum(sizes[start:])
 
     @rule()
     def infer(self):
@@ -251,18 +366,39 @@ class Machine(RuleBasedStateMachine):
         found = self.operation.result
         assert (found and (found.outcome, found.mode, found.bytes_written)) == self.result
         if self.result is None:
-            assert self.operation.progress == pytest.approx(self.position / len(self.chunks))
+            back = self.phase is Phase.ROLLING_BACK and not self.turned
+            expected = self.behind * (1 - self.share) if back else self.share
+            if self.waits:
+                expected = 0.0
+            assert self.operation.progress == pytest.approx(expected)
         elif found.outcome is not Outcome.FAILED:
             assert self.operation.progress == (found.outcome is Outcome.COMMITTED)
+
+    @invariant()
+    def the_journal_tells_the_state_that_the_weights_have(self):
+        assert key(told(self.bundle, load(self.folder, Disk()))) == key(self.state)
+
+    @invariant()
+    def an_operation_that_was_turned_away_from_says_so(self):
+        for before, written in self.retargeted:
+            if before.result is None:
+                assert self.turned
+                assert not self.closed
+            else:
+                found = before.result
+                assert (found.outcome, found.mode, found.bytes_written) == (Outcome.RETARGETED, before.begin, written)
 
     def teardown(self):
         if hasattr(self, "net"):
             self.net.close()
             self.patch.stop()
+            shutil.rmtree(self.folder)
             assert "geoshift-walk" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_network_does_what_a_simple_model_of_it_does(bundle):
+def test_a_network_does_what_a_simple_model_of_it_does(bundle, monkeypatch):
+    hook = threading.excepthook  # a killed thread has nobody to report to
+    monkeypatch.setattr(threading, "excepthook", lambda it: None if it.exc_type is Killed else hook(it))
     Machine.bundle, Machine.truth = bundle, Truth(bundle)
     case = Machine.TestCase
     case.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)

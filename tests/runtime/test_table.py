@@ -51,3 +51,8 @@ def test_the_diagram_lists_every_entry_and_nothing_else():
     drawn = [re.fullmatch(r"    (\w+) --> (\w+): ([\w-]+)", row).groups() for row in rows]
     listed = [(at.value, to.value, event.value) for (at, event), to in TABLE.items()]
     assert drawn == [(at.replace("-", "_"), to.replace("-", "_"), event) for at, to, event in listed]
+
+
+def test_only_what_walks_stands_or_goes_back_can_be_turned_and_then_it_walks():
+    turned = {at: to for (at, event), to in TABLE.items() if event is Event.RETARGET}
+    assert turned == dict.fromkeys((Phase.WALKING, Phase.PAUSED, Phase.ROLLING_BACK), Phase.WALKING)

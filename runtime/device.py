@@ -1,0 +1,360 @@
+"""A device: one network, what is asked of it, what it watches, and what it tells of itself."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from runtime.arbiter import Wish
+from runtime.asked import Asked
+from runtime.energy import EnergyAccount, by_power
+from runtime.errors import BadDuration, QueueFull
+from runtime.event_log import EventLog
+from runtime.fit import check_profile_modes
+from runtime.holds import Hold
+from runtime.lookout import Lookout
+from runtime.net import Net
+from runtime.operations import Entry
+from runtime.os_power import OsPower, Tools
+from runtime.power import Meter, find_meter
+from runtime.remembered import Remembered
+from runtime.rows import Floats
+from runtime.sources import Sources
+from runtime.steering import Steering
+from runtime.switches import Switches
+from runtime.tally import Tally
+from runtime.viewing import decision_view, hold_view, mode_view, power_view
+from runtime.views import HoldView, ModeView, OperationView, Status
+from runtime.walker import Walker
+from runtime.watch import Watch
+
+
+class Device:
+    """A network that decides about its mode. Use ``open_device`` to make one.
+
+    Args:
+        net: The network; it is closed with the device.
+        id: Stable name of the device.
+        state: State directory, which the network holds; None to remember nothing.
+        outside: Whether the profile was given to this device, so that its commands are run and its files read; a
+            profile that came with the plan may be a stranger's.
+        clock: Seconds on a clock that never jumps.
+        tools: Where programs and sysfs are.
+        meter: What measures power; None looks for one.
+        watches: Whether a thread reads what is watched; without it, ``poll`` is to be called.
+
+    Attributes:
+        bundle: The plan.
+        profile: The device's profile.
+        policy: Bank policy, ``in-place``, ``shadow`` or ``persistent``.
+        id: Stable name.
+
+    Raises:
+        BundleError: The profile names modes that the plan does not have.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        *,
+        id: str,
+        state: Path | None = None,
+        outside: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        tools: Tools | None = None,
+        meter: Meter | None = None,
+        watches: bool = True,
+    ) -> None:
+        self.bundle, self.profile, self.policy, self.id = net.bundle, net.profile, net.policy, id
+        macs = {mode.name: mode.macs for mode in self.bundle.manifest.modes}
+        check_profile_modes(self.bundle, self.profile)
+        default = self.profile.default_mode or self.bundle.manifest.modes[0].name
+        tools = tools or Tools()
+        opened_s = clock()
+        self._clock: Callable[[], float] = lambda: clock() - opened_s
+        self._net = net
+        self._written_before = net.standing.counters.bytes_written
+        self._events = EventLog(self._clock)
+        self._account = EnergyAccount(self.profile.energy, macs, 0.0)
+        self._tally = Tally()
+        self._watch = Watch(self.profile, Sources(self.profile.commands, tools.root, outside=outside).read)
+        listed = {
+            name: (mode.before, mode.after)
+            for name, mode in self.profile.modes.items()
+            if name in macs and (mode.before or mode.after)
+        }
+        if listed and not outside:
+            self._tell_fault("commands of a profile that came with a plan are not run; give the profile to the device")
+            listed = {}
+        remembered = Remembered(state, tuple(macs), self._tell_fault)
+        asked = Asked(by_power(macs), default, self._watch, self._events, self._clock, remembered)
+        self._switches = Switches(
+            net, self._events, self._tally, self._clock, prepares=lambda mode: bool(listed.get(mode, ((), ()))[0])
+        )
+        self._steering = Steering(net, asked, self._switches, self._events, self._clock)
+        os_power = OsPower(self.profile.commands, self._tell_command, tools)
+        walker = Walker(self._switches, self._steering, listed, os_power)
+        self._lookout = Lookout(
+            self._watch, meter or find_meter(tools.root), self._account, self._switches, self._steering, self._events,
+            self._clock, self.profile.poll_s,
+        )  # fmt: skip
+        self._threads = [threading.Thread(target=walker.run, name="geoshift-switches", daemon=True)]
+        if watches:
+            self._threads.append(threading.Thread(target=self._lookout.run, name="geoshift-watch", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    # Inference
+
+    def infer(self, x: Floats) -> Floats:
+        """Outputs for a batch of preprocessed inputs, from any thread, during a switch too.
+
+        Args:
+            x: float32 [N, ...] as ``bundle.manifest.model.input_shape`` says.
+
+        Returns:
+            Fresh array [N, outputs], all of it from one state.
+
+        Raises:
+            InputError: Wrong shape or type; nothing was computed.
+            QueueFull: Too many callers at once.
+            Closed: The network was closed.
+        """
+        mode, begun = self._resting(), time.perf_counter()
+        try:
+            outputs = self._net.infer(x)
+        except QueueFull:
+            self._tally.refuse()
+            raise
+        seconds = time.perf_counter() - begun
+        self._tally.answer(len(outputs))
+        # An answer that a walk began or ended under says nothing of one mode.
+        if mode is not None and mode == self._resting():
+            self._account.answered(mode, len(outputs), seconds)
+        return outputs
+
+    # What it is
+
+    def status(self) -> Status:
+        """The device at this moment."""
+        with self._switches.changed:
+            now_s, entry, net = self._clock(), self._switches.current, self._net
+            writes = net.standing.counters
+            total = self._account.total_j(now_s, writes.bytes_written - self._written_before)
+            return Status(
+                device=self.id,
+                mode=net.mode,
+                phase=net.phase.value,
+                target=None if entry is None else entry.target,
+                progress=1.0 if entry is None else entry.view(net.phase, now_s).progress,
+                operation=None if entry is None else entry.id,
+                decision=decision_view(self._steering.decision, now_s),
+                holds=self.holds(),
+                triggers=self._watch.views(),
+                power=power_view(net.mode, self._account, total),
+                uptime_s=now_s,
+                bundle=self.bundle.id,
+                release=self.bundle.manifest.release,
+                policy=self.policy,
+                weight_bytes=net.weight_bytes,
+                counters=self._tally.counters(writes),
+            )
+
+    def modes(self) -> tuple[ModeView, ...]:
+        """The modes of the plan, the dense one first."""
+        return tuple(mode_view(entry, self._account) for entry in self.bundle.manifest.modes)
+
+    def events(self) -> EventLog:
+        """What happened."""
+        return self._events
+
+    # What is asked of it
+
+    def switch(self, mode: str, *, who: str, lease_s: float | None = None) -> OperationView:
+        """Ask for a mode by hand; it is kept until ``auto``, or until the lease ends. Holds are cancelled.
+
+        Args:
+            mode: Mode asked for.
+            who: Who asks.
+            lease_s: Seconds after which the others decide again; None for no end.
+
+        Raises:
+            UnknownMode: The plan has no such mode.
+            Conflict: Safety forbids it, or a walk of equal or higher rank is under way.
+            BadDuration: The lease is no positive number.
+            Closed: The device was closed, or failed.
+            NoThread: The system has no thread to spare.
+        """
+        until_s = self._until("lease_s", lease_s)
+        return self._view(self._steering.switch(Wish(mode, who, "by hand", until_s)))
+
+    def auto(self, *, who: str) -> OperationView | None:
+        """Give control back to holds, triggers and the profile; the switch under way then, if any.
+
+        Raises:
+            Closed: The device was closed, or failed.
+        """
+        entry = self._steering.auto(who)
+        return None if entry is None else self._view(entry)
+
+    def hold(self, mode: str, *, who: str, reason: str, ttl_s: float | None) -> HoldView:
+        """Place a hold on a mode.
+
+        Args:
+            mode: Mode asked for.
+            who: Who places it.
+            reason: Why.
+            ttl_s: Seconds after which it ends by itself; None for no end.
+
+        Raises:
+            UnknownMode: The plan has no such mode.
+            Conflict: There are too many holds.
+            BadDuration: The time is no positive number.
+            Closed: The device was closed, or failed.
+        """
+        self.bundle.mode(mode)
+        until_s = self._until("ttl_s", ttl_s)
+        hold = Hold(f"hold-{secrets.token_hex(4)}", mode, who, reason, self._clock(), until_s)
+        self._steering.hold(hold)
+        return hold_view(hold, self._clock())
+
+    def release(self, hold_id: str) -> None:
+        """Release a hold.
+
+        Raises:
+            UnknownHold: There is none with this id; it may have ended.
+        """
+        self._steering.release(hold_id)
+
+    def holds(self) -> tuple[HoldView, ...]:
+        """The holds."""
+        now_s = self._clock()
+        return tuple(hold_view(hold, now_s) for hold in self._steering.holds())
+
+    # Its operations
+
+    def operations(self) -> tuple[OperationView, ...]:
+        """The last hundred, the oldest first."""
+        with self._switches.changed:
+            return tuple(self._view(entry) for entry in self._switches.operations.all())
+
+    def operation(self, id: str) -> OperationView:
+        """One of them.
+
+        Raises:
+            UnknownOperation: There is none with this id.
+        """
+        with self._switches.changed:
+            return self._view(self._switches.operations.get(id))
+
+    def wait(self, id: str, timeout_s: float) -> OperationView:
+        """Wait for the end of one, and give it as it stands then, or after ``timeout_s``.
+
+        Raises:
+            UnknownOperation: There is none with this id.
+        """
+        with self._switches.changed:
+            entry = self._switches.operations.get(id)
+            self._switches.changed.wait_for(lambda: entry.final is not None, min(timeout_s, threading.TIMEOUT_MAX))
+            return self._view(entry)
+
+    def cancel(self, id: str) -> OperationView:
+        """Send a walk back to where it began.
+
+        Raises:
+            UnknownOperation: There is none with this id.
+            IllegalEvent: It is over, verifying, or on its way back already.
+            Conflict: Safety began it.
+        """
+        return self._view(self._steering.cancel(id))
+
+    def pause(self, id: str) -> OperationView:
+        """Let a walk stand still; it may be turned or taken back all the same.
+
+        Raises:
+            UnknownOperation: There is none with this id.
+            IllegalEvent: It is not walking.
+            Conflict: Safety began it.
+        """
+        return self._view(self._steering.signal(id, "pause"))
+
+    def resume(self, id: str) -> OperationView:
+        """Let a walk go on after a pause.
+
+        Raises:
+            UnknownOperation: There is none with this id.
+            IllegalEvent: It is not paused.
+            Conflict: Safety began it.
+        """
+        return self._view(self._steering.signal(id, "resume"))
+
+    def retarget(self, id: str, mode: str, *, who: str | None = None) -> OperationView:
+        """Turn a walk to another mode, by hand; the lease of the one that began it goes on.
+
+        Args:
+            id: The operation under way.
+            mode: Mode to reach instead.
+            who: Who asks; None for who asked before.
+
+        Returns:
+            The new operation; the old one ends as ``retargeted``.
+
+        Raises:
+            UnknownOperation: There is none with this id.
+            UnknownMode: The plan has no such mode.
+            IllegalEvent: It is over, or cannot be turned any more.
+            Conflict: Safety began it, or forbids the mode.
+        """
+        return self._view(self._steering.retarget(id, mode, who))
+
+    # Its life
+
+    def poll(self) -> None:
+        """Read what is watched, and the meter, and act on it. The device's own thread does this every ``poll_s``."""
+        self._lookout.poll()
+
+    def close(self) -> None:
+        """Stop a walk where it stands and take no more calls; answers under way are still given."""
+        self._steering.close()
+        self._net.close()
+        for thread in self._threads:
+            thread.join()
+        if not self._events.closed:
+            self._events.add("closed", {})
+            self._events.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Inside
+
+    def _resting(self) -> str | None:
+        """Mode that the network stands at; None while it walks."""
+        return None if self._switches.current is not None else self._net.mode
+
+    def _view(self, entry: Entry) -> OperationView:
+        with self._switches.changed:
+            return entry.view(self._net.phase, self._clock())
+
+    def _until(self, name: str, seconds: float | None) -> float | None:
+        if seconds is None:
+            return None
+        if not (seconds > 0 and math.isfinite(seconds)):
+            raise BadDuration(f"{name}: found {seconds!r}, expected a number of seconds above 0, or none for no end")
+        return self._clock() + seconds
+
+    def _tell_command(self, stage: str, name: str, ok: bool, detail: str) -> None:
+        self._events.add("power", {"command": name, "stage": stage, "ok": ok, "detail": detail})
+
+    def _tell_fault(self, detail: str) -> None:
+        self._events.add("fault", {"detail": detail})

@@ -1,0 +1,282 @@
+"""Commands on the desktop: what one asks of devices over the network."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from runtime.terminal import err, guarded, out, plain, print_json
+
+if TYPE_CHECKING:
+    from runtime.client import Client
+    from runtime.views import OperationView
+
+DeviceName = Annotated[str, typer.Argument(help="Name given at login, the device's id or address, or unix:/path.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+STEP_S = 0.2
+"""Between two looks at a walk: as smooth as a bar needs to be."""
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command in (login, logout, devices, status, switch, watch, hold, release, logs, doctor, discover):
+        app.command()(guarded(command))
+    app.command("open")(guarded(open_page))
+
+
+def login(
+    url: Annotated[str, typer.Argument(help="https://ADDRESS:PORT of the device.")],
+    name: Annotated[str | None, typer.Option(help="What to call it here; default: its host.")] = None,
+) -> None:
+    """Pair with a device: asks for the code that `geoshift pair` shows there, pins its certificate, keeps a token."""
+    from runtime.client import pair, whole
+    from runtime.known_devices import KnownDevices
+
+    url = whole(url)
+    called = name or urlsplit(url).hostname or url
+    # Asked for and not an argument: arguments of a process are for everybody to see.
+    code = typer.prompt("Code", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline(64)
+    device = pair(url, code, socket.gethostname()[:64], called)
+    KnownDevices().keep(device)
+    err.print(f"[green]✓[/] {plain(called)}: paired with device {plain(device.device)}; certificate pinned")
+
+
+def logout(device: DeviceName) -> None:
+    """Forget a device here; to make its token worthless too, run `geoshift tokens revoke` on the device."""
+    from runtime.known_devices import KnownDevices
+
+    KnownDevices().forget(device)
+    err.print(f"forgot {plain(device)}")
+
+
+def devices(as_json: AsJson = False) -> None:
+    """List the devices that this desktop has paired with."""
+    from runtime.known_devices import KnownDevices
+
+    found = [{"name": one.name, "url": one.url, "device": one.device} for one in KnownDevices().all()]
+    if as_json:
+        print_json(found)
+        return
+    table = Table("name", "address", "device", box=None)
+    for one in found:
+        table.add_row(*(plain(value) for value in one.values()))
+    out.print(table)
+
+
+def status(device: DeviceName, as_json: AsJson = False) -> None:
+    """Show what a device is doing, who decided so, and what its modes cost."""
+    import msgspec
+
+    from runtime.remote_tables import modes_table, status_lines
+
+    with connect(device) as client:
+        found, modes = client.status(), client.modes()
+    if as_json:
+        print_json(msgspec.to_builtins({"status": found, "modes": modes}))
+        return
+    for line in status_lines(found):
+        out.print(line, soft_wrap=True)
+    out.print(modes_table(found, modes))
+
+
+def switch(
+    words: Annotated[
+        list[str], typer.Argument(help="DEVICE MODE; with --all only MODE. MODE `auto` gives control back.")
+    ],
+    all_devices: Annotated[bool, typer.Option("--all", help="All devices that this desktop has paired with.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end, and fail unless the mode is reached.")
+    ] = False,
+    lease_s: Annotated[float | None, typer.Option("--lease", help="Seconds after which control goes back.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the mode of a device, or of all; exit status 1 if one refuses or, with --wait, does not get there."""
+    from runtime.known_devices import KnownDevices
+
+    expected = 1 if all_devices else 2
+    if len(words) != expected:
+        raise typer.BadParameter("expected MODE after --all" if all_devices else "expected DEVICE MODE")
+    mode = words[-1]
+    names = [one.name for one in KnownDevices().all()] if all_devices else [words[0]]
+    ends = {name: _switch(name, mode, lease_s, wait) for name in names}
+    if as_json:
+        print_json(ends)
+    for name, end in ends.items():
+        if not as_json:
+            mark = "[green]✓[/]" if end["ok"] else "[red]✗[/]"
+            out.print(f"{mark} {plain(name)}: {plain(str(end['text']))}", soft_wrap=True)
+    if not all(end["ok"] for end in ends.values()):
+        raise typer.Exit(1)
+
+
+def _switch(name: str, mode: str, lease_s: float | None, wait: bool) -> dict[str, object]:
+    """Switch one device; what became of it, so that one that is away does not keep the others from switching."""
+    from device_profiles.errors import GeoshiftError
+
+    try:
+        with connect(name) as client:
+            begun = client.switch(mode, lease_s=lease_s)
+            if begun is None:
+                return {"ok": True, "text": f"in mode {client.status().mode}; nothing to do", "operation": None}
+            end = _followed(client, name, begun) if wait else begun
+    except GeoshiftError as error:
+        return {"ok": False, "text": str(error), "operation": None}
+    ok = end.outcome == "committed" or (not wait and end.outcome is None)
+    text = f"{end.from_} → {end.to}: {end.outcome or end.phase}{f': {end.reason}' if end.reason else ''}"
+    if end.bytes_written is not None:
+        text += f", {end.bytes_written:,} bytes in {end.seconds:.2f} s"
+    return {"ok": ok, "text": text, "operation": end.id}
+
+
+def _followed(client: Client, name: str, begun: OperationView) -> OperationView:
+    """Wait for the end with a bar; a walk that is turned to another mode is followed there no further."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[phase]}"),
+    )
+    found = begun
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(f"{plain(name)}: {begun.from_} → {begun.to}", total=1.0, phase=begun.phase)
+        while found.outcome is None:
+            found = client.operation(found.id, wait_s=STEP_S)
+            progress.update(task, completed=found.progress, phase=found.phase)
+    return found
+
+
+def watch(
+    device: DeviceName,
+    after: Annotated[int | None, typer.Option(help="Id of the last event that is known.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="End after so many events.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what happens on a device, as it happens."""
+    import msgspec
+
+    with connect(device) as client, contextlib.closing(client.events(after)) as events:
+        for number, event in enumerate(events, 1):
+            if as_json:
+                typer.echo(msgspec.json.encode(event).decode())
+            else:
+                fields = " ".join(f"{key}={value}" for key, value in event.data.items() if value not in (None, ""))
+                out.print(f"{event.id:>6} {event.at_s:>10.2f} s  {event.kind:<9} {plain(fields)}", soft_wrap=True)
+            if number == count:
+                return
+
+
+def hold(
+    device: DeviceName,
+    mode: Annotated[str, typer.Argument(help="Mode to stay at, or below its power.")],
+    reason: Annotated[str, typer.Option(help="Why; shown to whoever wonders.")] = "",
+    ttl_s: Annotated[float | None, typer.Option("--for", help="Seconds after which it ends by itself.")] = None,
+) -> None:
+    """Place a hold on a device and print its id."""
+    with connect(device) as client:
+        typer.echo(client.hold(mode, reason, ttl_s).id)
+
+
+def release(
+    device: DeviceName, hold_id: Annotated[str, typer.Argument(help="Id that `geoshift hold` printed.")]
+) -> None:
+    """End a hold."""
+    with connect(device) as client:
+        client.release(hold_id)
+
+
+def logs(device: DeviceName, as_json: AsJson = False) -> None:
+    """Print the last lines of a device's log; needs scope admin."""
+    import msgspec
+
+    with connect(device) as client:
+        lines = client.logs()
+    for line in lines:
+        if as_json:
+            typer.echo(msgspec.json.encode(line).decode())
+            continue
+        fields = " ".join(f"{key}={value}" for key, value in line.fields.items())
+        out.print(f"{line.at_s:>10.3f} {line.level:<7} {plain(line.event)} {plain(fields)}", soft_wrap=True)
+
+
+def doctor(device: DeviceName, as_json: AsJson = False) -> None:
+    """Look a device over: reachable, trusted, well, fast; exit status 1 if something is wrong."""
+    from runtime.examination import examine
+
+    findings = examine(lambda: connect(device))
+    if as_json:
+        print_json([{"name": one.name, "ok": one.ok, "detail": one.detail} for one in findings])
+    else:
+        for one in findings:
+            out.print(f"{'[green]✓[/]' if one.ok else '[red]✗[/]'} {one.name}: {plain(one.detail)}", soft_wrap=True)
+    if not all(one.ok for one in findings):
+        raise typer.Exit(1)
+
+
+def discover(
+    seconds: Annotated[float, typer.Option("--for", min=0.1, help="How long to look.")] = 3.0, as_json: AsJson = False
+) -> None:
+    """Look for devices on the local network. What they say of themselves is not to be trusted before a login."""
+    import msgspec
+
+    from runtime import discover as network
+
+    found = {one.name: one for one in network.discover(seconds)}
+    if as_json:
+        print_json(msgspec.to_builtins(list(found.values())))
+        return
+    table = Table("name", "address", "profile", "mode", "state", "auth", box=None)
+    for one in sorted(found.values(), key=lambda device: device.name):
+        address = f"[{one.addresses[0]}]" if ":" in one.addresses[0] else one.addresses[0]
+        scheme = "https" if one.tls else "http"
+        table.add_row(
+            *(
+                plain(text)
+                for text in (one.name, f"{scheme}://{address}:{one.port}", one.prof, one.mode, one.st, one.auth)
+            )
+        )
+    out.print(table)
+
+
+def open_page(
+    device: DeviceName,
+    browser: Annotated[bool, typer.Option(help="Open a browser, or only say which file leads in.")] = True,
+) -> None:
+    """Show a device's page in the browser, over a proxy on this machine that holds pin and token; Ctrl-C ends it."""
+    import tempfile
+    import webbrowser
+
+    from runtime.page_proxy import Proxy
+
+    with connect(device) as client, tempfile.TemporaryDirectory(prefix="geoshift-") as folder:
+        client.identity()
+        proxy = Proxy(client.channel)
+        place = proxy.way_in(Path(folder) / "open.html")
+        out.print(f"The page of {plain(device)}: open {place} in a browser; Ctrl-C ends it", soft_wrap=True)
+        if browser:
+            webbrowser.open(place.as_uri())
+        proxy.serve()
+
+
+def connect(name: str) -> Client:
+    """A client for a device by the name a person gave."""
+    from runtime.client import Client
+    from runtime.known_devices import KnownDevices, UnknownDevice
+
+    known = KnownDevices()
+    try:
+        return Client.of(name, known)
+    except UnknownDevice:
+        # The socket's rights are the door, where the device asks for no token.
+        if name.startswith("unix:") and Path(name.removeprefix("unix:")).is_socket():
+            return Client(name)
+        if urlsplit(name).scheme == "http":
+            return Client(name)
+        raise

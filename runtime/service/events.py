@@ -1,0 +1,81 @@
+"""Events as a stream of server-sent events, which a client takes up again where it lost it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+
+from runtime.service.feed import Feed
+from runtime.service.problems import Refused
+from runtime.views import Event
+
+QUIET_S: Final = 15.0
+"""Until a comment says that the connection is alive; middleboxes forget one after 30 s or more."""
+RETRY_MS: Final = 2000
+MEDIA_TYPE: Final = "text/event-stream"
+
+
+class Streams:
+    """Streams that are open at once, a bounded number.
+
+    Args:
+        feed: Where events come from.
+        limit: Streams at once.
+    """
+
+    def __init__(self, feed: Feed, limit: int) -> None:
+        self._feed = feed
+        self._limit = limit
+        self.open = 0
+
+    def stream(self, last: str | None) -> AsyncIterator[bytes]:
+        """A stream from after an event on.
+
+        Args:
+            last: ``Last-Event-ID`` as the client sent it; None for only what is new.
+
+        Raises:
+            Refused: Too many streams, or no number.
+        """
+        if last is not None and not re.fullmatch(r"[0-9]{1,15}", last):
+            raise Refused(HTTPStatus.BAD_REQUEST, "last-event-id: found no number, expected the id of an event")
+        if self.open >= self._limit:
+            raise Refused(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"events: found {self.open} streams open, expected fewer; close one, or try again later",
+                {"Retry-After": "5"},
+            )
+        return self._run(self._feed.last if last is None else int(last))
+
+    async def _run(self, position: int) -> AsyncIterator[bytes]:
+        self.open += 1
+        try:
+            yield f"retry: {RETRY_MS}\n\n".encode()
+            if position > self._feed.last:
+                # The device began anew, and its ids with it.
+                position = 0
+            while not self._feed.ended:
+                found = await self._feed.after(position, QUIET_S)
+                if not found:
+                    yield b": still here\n\n"
+                    continue
+                if found[0].id > position + 1:
+                    yield _gap(position + 1, found[0].id - 1)
+                yield b"".join(_lines(event) for event in found)
+                position = found[-1].id
+        finally:
+            self.open -= 1
+
+
+def _lines(event: Event) -> bytes:
+    # JSON has no line break outside of strings, where it is escaped, so one data line is enough.
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.kind.encode(), msgspec.json.encode(event))
+
+
+def _gap(first: int, last: int) -> bytes:
+    """What a client missed for good: the log had no room for so many."""
+    return b"event: gap\ndata: " + msgspec.json.encode({"first": first, "last": last}) + b"\n\n"

@@ -1,0 +1,137 @@
+"""Letting a client in for the first time: a one-time code, made by somebody who stands at the board.
+
+``geoshift pair`` writes the stretched code to the state directory; the service, another process, asks for it there.
+It is gone after one success, after a few failures, after ten minutes, and with the next boot.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from device_profiles.errors import GeoshiftError
+from runtime import private_files
+from runtime.pairing_proof import new_code, proof, stretch
+from runtime.service.tokens import Scope, Tokens
+
+LIFETIME_S: Final = 600.0
+"""Time to walk from the board to the desktop."""
+TRIES: Final = 5
+MAX_BYTES: Final = 4096
+
+
+class PairingRefused(GeoshiftError):
+    """Nobody is let in: no code is open, or the proof was wrong. Run ``geoshift pair`` on the device."""
+
+
+class _Open(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A code that waits."""
+
+    key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?![\s\S])")]
+    scope: Annotated[int, Meta(ge=1, le=3)]
+    tries: Annotated[int, Meta(ge=0)]
+    """That are left."""
+    boot: str
+    until_s: float
+    """On the clock since boot, which runs on while the board sleeps and knows no date."""
+
+
+def _since_boot_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _boot_id() -> str:
+    """Which boot this is; the clock above begins anew with each."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Pairing:
+    """The one code that may be open at a time.
+
+    Args:
+        path: Where it is kept.
+        clock: Seconds since boot.
+        boot: Id of this boot.
+    """
+
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = _since_boot_s, boot: Callable[[], str] = _boot_id
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._boot = boot
+
+    def open(self, certificate_sha256: str, scope: Scope) -> str:
+        """Open the door once, in place of any code before.
+
+        Returns:
+            The code, to be shown and never kept.
+        """
+        code = new_code()
+        waiting = _Open(
+            key=stretch(code, certificate_sha256).hex(),
+            scope=int(scope),
+            tries=TRIES,
+            boot=self._boot(),
+            until_s=self._clock() + LIFETIME_S,
+        )
+        with private_files.locked(self._path):
+            private_files.write(self._path, msgspec.json.encode(waiting))
+        return code
+
+    def waits(self) -> bool:
+        """Whether a code is open."""
+        with private_files.locked(self._path):
+            return self._load() is not None
+
+    def admit(self, nonce: bytes, answer: bytes, name: str, tokens: Tokens) -> tuple[str, bytes]:
+        """Exchange a client's proof for a token.
+
+        Args:
+            nonce: The client's fresh number.
+            answer: Its proof.
+            name: Whom the token is for.
+            tokens: Where the token is added.
+
+        Returns:
+            The token, and the device's own proof.
+
+        Raises:
+            PairingRefused: No code is open or the proof is wrong; a try is spent.
+        """
+        with private_files.locked(self._path):
+            waiting = self._load()
+            if waiting is None:
+                raise PairingRefused("pair: found no open code; run `geoshift pair` on the device and try again")
+            key = bytes.fromhex(waiting.key)
+            if not hmac.compare_digest(proof(key, "client", nonce), answer):
+                left = waiting.tries - 1
+                if left <= 0:
+                    private_files.remove(self._path)
+                    raise PairingRefused("pair: wrong code, and no try is left; run `geoshift pair` again")
+                private_files.write(self._path, msgspec.json.encode(msgspec.structs.replace(waiting, tries=left)))
+                raise PairingRefused(f"pair: wrong code, {left} tries left; read it again on the device")
+            # The code goes first: a power cut in between costs a new code, never a second client.
+            private_files.remove(self._path)
+        return tokens.add(name, Scope(waiting.scope)), proof(key, "device", nonce)
+
+    def _load(self) -> _Open | None:
+        """The code that waits; one that is over or damaged is removed."""
+        raw = private_files.read(self._path, MAX_BYTES)
+        if raw is None:
+            return None
+        try:
+            waiting = msgspec.json.decode(raw, type=_Open)
+        except msgspec.DecodeError:
+            private_files.remove(self._path)
+            return None
+        if waiting.boot != self._boot() or self._clock() >= waiting.until_s:
+            private_files.remove(self._path)
+            return None
+        return waiting

@@ -1,0 +1,81 @@
+"""Browsers' sessions: a cookie that scripts cannot read, and beside it a number that other sites cannot know."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from runtime.service.tokens import Principal
+
+COOKIE: Final = "geoshift_session"
+CSRF_HEADER: Final = "x-csrf-token"
+LIMIT: Final = 64
+IDLE_S: Final = 12 * 3600.0
+"""A working day."""
+
+
+@dataclass
+class _Session:
+    principal: Principal
+    csrf: str
+    used_s: float
+
+
+class Sessions:
+    """Sessions in memory: a restart ends them all.
+
+    Args:
+        valid: Whether the token that a session began with still opens the door.
+        clock: Seconds on a clock that never jumps.
+    """
+
+    def __init__(self, valid: Callable[[Principal], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        self._valid = valid
+        self._clock = clock
+        self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
+
+    def begin(self, principal: Principal) -> tuple[str, str]:
+        """Begin a session; the one unused for longest ends if there are too many.
+
+        Returns:
+            Value of the cookie, and the number that goes with requests that change something.
+        """
+        cookie, csrf = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        self._sessions[_digest(cookie)] = _Session(principal, csrf, self._clock())
+        while len(self._sessions) > LIMIT:
+            self._sessions.popitem(last=False)
+        return cookie, csrf
+
+    def find(self, cookie: str) -> tuple[Principal, str] | None:
+        """Whose session a cookie belongs to, and its number; None if it is over."""
+        key = _digest(cookie)
+        session = self._sessions.get(key)
+        if session is None:
+            return None
+        now = self._clock()
+        if now - session.used_s >= IDLE_S or not self._valid(session.principal):
+            del self._sessions[key]
+            return None
+        session.used_s = now
+        self._sessions.move_to_end(key)
+        return session.principal, session.csrf
+
+    def end(self, cookie: str) -> None:
+        """End a session; none there is fine."""
+        self._sessions.pop(_digest(cookie), None)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two secrets are equal, in a time that does not tell where they differ."""
+    return hmac.compare_digest(one.encode("utf-8", "surrogateescape"), other.encode("utf-8", "surrogateescape"))
+
+
+def _digest(cookie: str) -> bytes:
+    """What a session is found by: looking up the cookie itself would compare it byte by byte."""
+    return hashlib.sha256(cookie.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,131 @@
+"""What a device remembers over a restart, and what it does with a walk that was cut short."""
+
+import msgspec
+import pytest
+
+from device_profiles import as_builtins
+from runtime.opening import open_device
+from runtime.remembered import NAME
+from tests.runtime.bundles import profile, write_bundle
+from tests.runtime.devices import STANDS, Clock, settled, told, walking
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "plan")
+
+
+@pytest.fixture
+def start(path, tmp_path):
+    """Starts the device, with the same state directory every time."""
+
+    def started(policy="in-place", **changes):
+        place = tmp_path / "board.yaml"
+        place.write_bytes(msgspec.json.encode(as_builtins(profile(**changes))))
+        return open_device(path, place, policy=policy, state=tmp_path / "state", clock=Clock(), watches=False)
+
+    return started
+
+
+@pytest.mark.parametrize("policy", ["in-place", "shadow", "persistent"])
+def test_what_was_asked_for_by_hand_outlives_a_restart(start, policy):
+    with start(policy) as device:
+        device.wait(device.switch("C2", who="ann").id, 60)
+    with start(policy) as device:
+        status = settled(device)
+        assert (status.mode, status.decision.rank, status.decision.source) == ("C2", "manual", "ann")
+        assert device.auto(who="ann").to == "C1"
+        settled(device)
+    with start() as device:
+        assert settled(device).decision.rank == "default"
+
+
+def test_a_lease_ends_with_a_restart(start):
+    with start() as device:
+        device.wait(device.switch("C2", who="ann").id, 60)
+        device.wait(device.switch("C3", who="ann", lease_s=3600).id, 60)
+    with start() as device:
+        device.poll()
+        status = settled(device)
+        assert (status.mode, status.decision.rank) == ("C1", "default")
+
+
+def test_a_switch_that_was_cancelled_is_not_remembered(start, tmp_path):
+    with start(**STANDS) as device:
+        operation = walking(device, device.switch("C2", who="ann"))
+        assert (tmp_path / "state" / NAME).exists()
+        device.cancel(operation.id)
+    with start() as device:
+        device.poll()
+        assert settled(device).decision.rank == "default"
+
+
+def test_a_walk_that_was_cut_short_is_an_operation_of_the_device(start):
+    with start(**STANDS) as device:
+        walking(device, device.switch("C3", who="ann", lease_s=3600))
+    with start() as device:
+        first = device.operations()[0]
+        assert (first.who, first.rank) == ("restart", "default")
+        assert device.wait(first.id, 60).outcome == "committed"
+        device.poll()
+        assert settled(device).mode == "C1"
+
+
+def test_a_walk_by_hand_that_was_cut_short_reaches_its_mode_after_all(start):
+    with start(**STANDS) as device:
+        walking(device, device.switch("C3", who="ann"))
+    with start() as device:
+        device.poll()
+        status = settled(device)
+        assert (status.mode, status.decision.source) == ("C3", "ann")
+
+
+def test_counters_of_what_is_written_go_on(start):
+    with start() as device:
+        device.wait(device.switch("C3", who="ann").id, 60)
+        before = device.status().counters
+        assert before.transitions == 1
+        assert before.bytes_written > 0
+        assert sum(before.row_writes.values()) > 0
+    with start() as device:
+        after = settled(device).counters
+        assert (after.transitions, after.bytes_written, after.row_writes) == (
+            before.transitions, before.bytes_written, before.row_writes,
+        )  # fmt: skip
+        assert (after.inferences, after.outcomes["committed"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b"null", b'{"mode":"C2"}', b'{"mode":2,"who":"ann"}', b'{"mode":"C2","who":"ann","more":1}',
+        b'{"mode":"C9","who":"ann"}', b'{"mode":"' + b"C" * 100 + b'","who":"ann"}', b"\xff", b"x" * 5000,
+        b"[" * 4000,
+    ],
+)  # fmt: skip
+def test_a_damaged_memory_is_told_and_forgotten(start, tmp_path, content):
+    with start():
+        pass
+    place = tmp_path / "state" / NAME
+    place.write_bytes(content)
+    place.chmod(0o600)
+    with start() as device:
+        assert settled(device).decision.rank == "default"
+        assert NAME in told(device, "fault")[0]["detail"]
+        device.wait(device.switch("C2", who="bob").id, 60)
+    with start() as device:
+        assert settled(device).decision.source == "bob"
+
+
+def test_a_memory_that_cannot_be_written_is_told_and_the_switch_goes_on(start, tmp_path):
+    with start() as device:
+        (tmp_path / "state" / NAME).mkdir()
+        assert device.wait(device.switch("C2", who="ann").id, 60).outcome == "committed"
+        assert "will be forgotten by a restart" in told(device, "fault")[0]["detail"]
+
+
+def test_a_name_without_an_end_is_cut(start):
+    with start() as device:
+        device.wait(device.switch("C2", who="a" * 1000).id, 60)
+    with start() as device:
+        assert settled(device).decision.source == "a" * 256

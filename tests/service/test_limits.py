@@ -1,0 +1,197 @@
+"""Clients that are slow, greedy or hostile lose their connection and nobody else's."""
+
+import contextlib
+import socket
+
+import pytest
+
+from tests.runtime.threads import until
+from tests.service.running import running
+
+LIMITS = {"header_s": 0.2, "body_s": 0.2, "send_s": 0.2, "keep_alive_s": 1, "connections": 8, "infer_bytes": 1 << 20}
+
+
+@pytest.fixture(scope="module")
+def device(plan, tmp_path_factory):
+    with running(plan, tmp_path_factory.mktemp("state") / "service", config={"limits": LIMITS}) as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def unharmed(device):
+    yield
+    with device.http() as http:
+        assert http.get("/v1/status").status_code == 200
+
+
+@contextlib.contextmanager
+def connection(device):
+    host, _, port = device.url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), 20) as one:
+        yield one
+
+
+def rest(one):
+    """All that comes until the other side closes; it has to."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := one.recv(65536):
+            found += piece
+    return found
+
+
+def head(device, method, path, *more):
+    lines = (f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {device.token()}", *more)
+    return "\r\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET", b"GET / HTTP/1.1\r\nHost: local", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 50]
+)
+def test_a_head_that_never_ends_is_not_waited_for(device, sent):
+    with connection(device) as one:
+        one.sendall(sent)
+        assert rest(one) == b""
+
+
+def test_nor_is_one_after_an_answered_request(device):
+    with connection(device) as one:
+        one.sendall(head(device, "GET", "/v1/status") + b"\r\n\r\nGET /slo")
+        found = rest(one)
+    assert found.startswith(b"HTTP/1.1 200")
+    assert found.count(b"HTTP/1.1") == 1
+
+
+def test_a_body_that_never_ends_is_answered_in_words(device):
+    for path in ("/v1/switch", "/v2/models/synthetic/infer"):
+        with connection(device) as one:
+            one.sendall(head(device, "POST", path, "Content-Length: 100") + b'\r\n\r\n{"mode"')
+            found = rest(one)
+        assert found.startswith(b"HTTP/1.1 408"), found
+        assert b"expected all of it" in found
+
+
+def test_a_body_that_nobody_reads_is_not_waited_for(device):
+    with connection(device) as one:
+        one.sendall(b"POST /v1/switch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
+        found = rest(one)
+    assert found.startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize(
+    ("path", "size"), [("/v1/switch", (64 << 10) + 1), ("/v2/models/synthetic/infer", (1 << 20) + 1)]
+)
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(device, path, size):
+    with device.http() as http:
+        answer = http.post(path, content=b"x" * size)
+        assert answer.status_code == 413, answer.text
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        # Without a length too, piece by piece.
+        answer = http.post(path, content=(b"x" * 1000 for _ in range(size // 1000 + 1)))
+        assert answer.status_code == 413, answer.text
+
+
+def test_bodies_take_a_bounded_memory_together(plan, tmp_path):
+    tight = {"limits": {"memory_bytes": 1 << 20}}
+    with running(plan, tmp_path / "service", config=tight) as device:
+        body = {"inputs": [{"name": "input", "shape": [1, 1, 4, 4], "datatype": "FP32", "data": [0.0] * 16}]}
+        with device.http() as http, connection(device) as one:
+            # The only one may be as large as any; while it is under way, others have to come back.
+            one.sendall(head(device, "POST", "/v2/models/synthetic/infer", f"Content-Length: {1 << 20}") + b"\r\n\r\n{")
+            until(lambda: device.service.bodies._taken)
+            refused = http.post("/v2/models/synthetic/infer", json=body)
+            assert refused.status_code == 429
+            assert "Retry-After" in refused.headers
+            assert http.get("/v1/status").status_code == 200
+            one.close()
+            until(lambda: not device.service.bodies._taken)
+            assert http.post("/v2/models/synthetic/infer", json=body).status_code == 200
+
+
+def test_an_answer_that_nobody_takes_is_not_kept(device):
+    with connection(device) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.settimeout(2)
+        request = head(device, "GET", "/v1/schema/openapi.json") + b"\r\n\r\n"
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
+            # Answers of some ten megabytes: more than the system holds for a reader that does not read.
+            one.sendall(request * 400)
+        until(lambda: not device.server.server_state.connections)
+
+
+def test_connections_beyond_the_limit_are_closed_and_the_others_go_on(device):
+    with contextlib.ExitStack() as stack:
+        many = [stack.enter_context(connection(device)) for _ in range(20)]
+        # Those that were let in are sent home too, when they say nothing.
+        assert [rest(one) for one in many] == [b""] * 20
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\x00" * 1000,
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /v1/switch HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nzz\r\n",
+        b"GET " + b"/" * 20000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"A: " + b"b" * 40000 + b"\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n",
+        b"GET http://evil.example/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"CONNECT evil.example:80 HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n",
+    ],
+)
+def test_what_is_no_honest_request_gets_no_success(device, sent):
+    with connection(device) as one:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            one.sendall(sent)
+        found = rest(one)
+    assert not found or found.split(b" ", 2)[1].startswith(b"4"), found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/../v1/tokens",
+        "/v1/%2e%2e/v1/tokens",
+        "//v1/tokens",
+        "/v1/./tokens",
+        "/v1/tokens%00",
+        "/v1%2ftokens",
+        "/v1/tokens%0d%0aX: y",
+        "/v1\\tokens",
+        "/v1/%252e%252e/tokens",
+        "/" + "a" * 3000,
+    ],
+)
+def test_a_path_that_plays_tricks_is_refused_with_and_without_a_token(device, path):
+    for token in (f"Authorization: Bearer {device.token()}", "X: y"):
+        with connection(device) as one:
+            one.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}\r\n\r\n".encode())
+            found = rest(one)
+        assert found.split(b" ", 2)[1] in {b"400", b"414", b"404"}, found
+        assert b"digest" not in found
+
+
+def test_a_packed_body_is_not_unpacked(device):
+    with device.http() as http:
+        answer = http.post("/v1/switch", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+        assert answer.status_code == 415
+
+
+def test_answers_are_for_nobody_s_cache_frame_or_guess(device):
+    with device.http() as http:
+        for path in ("/v1/status", "/nothing", "/healthz"):
+            headers = http.get(path).headers
+            assert headers["Cache-Control"] == "no-store"
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert headers["X-Frame-Options"] == "DENY"
+            assert "default-src 'none'" in headers["Content-Security-Policy"]
+            assert "Server" not in headers
+            assert "Access-Control-Allow-Origin" not in headers
