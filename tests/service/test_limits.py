@@ -8,7 +8,7 @@ import pytest
 from tests.runtime.threads import until
 from tests.service.running import running
 
-LIMITS = {"header_s": 0.2, "body_s": 0.2, "send_s": 0.2, "keep_alive_s": 1, "connections": 8, "infer_bytes": 1 << 20}
+LIMITS = {"header_s": 0.5, "body_s": 0.5, "send_s": 0.2, "keep_alive_s": 1, "connections": 8, "infer_bytes": 1 << 20}
 
 
 @pytest.fixture(scope="module")
