@@ -16,7 +16,7 @@ from device_profiles import GeoshiftError, Profile
 from planner.allocation import allocate, curves
 from planner.assemble import complete, describe_modes, describe_paths, tool_versions
 from planner.candidates import Choice
-from planner.cost import CostMeter
+from planner.cost import CostMeter, passes_of
 from planner.datasets import Dataset, split
 from planner.deploy import Deployment, deploy, row_table
 from planner.endpoint import EndPoint, EndPointSearch, Polish
@@ -40,6 +40,9 @@ from runtime.samples import Samples
 
 SMALL_NETWORK = 1_000_000
 """Weights below which PyTorch computes with one thread, see ``planner.threads``."""
+LARGE_BUDGET = 1.0
+"""Epoch-equivalents for a large network. The end points of VGG-11's tour and the walk of its one-pass paths take most
+of one; searching geodesics between two of its modes takes another, for every transition."""
 REFINE_RATE = 3e-4
 """Of Adam, at its highest, for the rows of one layer."""
 REFINE_CHECK = 500
@@ -61,6 +64,7 @@ class _Split:
     test: Samples
     whole_fit: np.ndarray
     """Indices of all training samples that may be fitted on, those of ``fit`` first."""
+    training_size: int
 
 
 def make_plan(
@@ -94,8 +98,7 @@ def make_plan(
             written then.
     """
     options = options or Options()
-    weights = sum(tensor.numel() for tensor in module.state_dict().values())
-    small = weights < SMALL_NETWORK
+    small = weight_count(module) < SMALL_NETWORK
     with threads(options.threads or (1 if small else 0)):
         return _plan(module, definition, dataset, profile, Path(out), options, progress or Silent(), replace)
 
@@ -166,6 +169,11 @@ def _plan(
     return manifest
 
 
+def weight_count(module: nn.Module) -> int:
+    """Numbers in a network's weights and buffers."""
+    return sum(tensor.numel() for tensor in module.state_dict().values())
+
+
 def _polish(network: Network, dataset: Dataset, data: _Split, options: Options, cost: CostMeter) -> Polish | None:
     """Network-level refinement on images to fit on, stopped by selection images that choose nothing else."""
     if not options.refine:
@@ -203,6 +211,7 @@ def _divide(dataset: Dataset, options: Options) -> _Split:
         selection=Samples(dataset.train_x[selection], dataset.train_y[selection]),
         test=Samples(dataset.test_x[test], dataset.test_y[test]),
         whole_fit=whole,
+        training_size=len(dataset.train_y),
     )
 
 
@@ -239,10 +248,21 @@ def _choose_paths(
             share,
             store=None if options.work is None else Store(options.work, study.digest),
             every_candidate=options.every_candidate,
+            budget=_budget(network, data, options),
             cost=cost,
             progress=progress,
         )
     return study, choices
+
+
+def _budget(network: Network, data: _Split, options: Options) -> int | None:
+    """Forward passes that the plan may cost; None for no limit."""
+    epochs = options.budget
+    if epochs is None:
+        if options.every_candidate or weight_count(network.module) < SMALL_NETWORK:
+            return None
+        epochs = LARGE_BUDGET
+    return passes_of(epochs, data.training_size)
 
 
 def _held_out(deployed: Deployment, test: Samples, options: Options) -> HeldOut:

@@ -7,6 +7,7 @@ bound can lie above those of the ends. Where the one-pass write is that good alr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, as_completed
 from typing import Any
@@ -38,6 +39,7 @@ def choose_paths(
     *,
     store: Store | None = None,
     every_candidate: bool,
+    budget: int | None = None,
     cost: CostMeter,
     progress: Progress,
 ) -> dict[Ends, Choice]:
@@ -50,6 +52,8 @@ def choose_paths(
         share: Makes the study available to the executor's workers.
         store: Keeps finished jobs, and has those of an earlier run.
         every_candidate: Whether to walk those that cannot be chosen any more, to compare them.
+        budget: Forward passes up to which ``cost`` may rise: a job that would take more than what is left then is not
+            begun. The first round always is, since no plan can do without it. None for no limit.
         cost: Counts what is spent, wherever it is.
         progress: Shows where the work is.
 
@@ -60,21 +64,29 @@ def choose_paths(
     store = store or Store(None, "")
     found: dict[Ends, list[Candidate]] = {ends: [] for ends in transitions}
     skipped: dict[Ends, tuple[str, ...]] = dict.fromkeys(transitions, ())
+    too_dear: dict[Ends, tuple[str, ...]] = dict.fromkeys(transitions, ())
     for round_, kinds in enumerate(ROUNDS):
         rivals = {ends: _best(study, found[ends]) for ends in transitions}
         jobs: list[Job] = []
+        left = math.inf if budget is None or round_ == 0 else budget - cost.forward_passes
         for ends in transitions:
             if not every_candidate and _unbeatable(study, ends, rivals[ends]):
                 skipped[ends] += kinds
-            else:
-                jobs += [Job(ends, kind, not every_candidate, rivals[ends]) for kind in kinds]
+                continue
+            for kind in kinds:
+                if (price := study.price(kind)) <= left:
+                    left -= price
+                    jobs.append(Job(ends, kind, not every_candidate, rivals[ends]))
+                else:
+                    too_dear[ends] += (kind,)
         if jobs:
             progress.stage(f"Paths, round {round_ + 1} of at most {len(ROUNDS)}", len(jobs))
         for job, outcome in zip(jobs, _run(executor, shared, jobs, store, progress), strict=True):
             found[job.ends] += outcome.candidates
             cost.add(outcome.forward_passes)
     return {
-        ends: choose(found[ends], study.dense, study.max_drop, " → ".join(ends), skipped[ends]) for ends in transitions
+        ends: choose(found[ends], study.dense, study.max_drop, " → ".join(ends), skipped[ends], too_dear[ends])
+        for ends in transitions
     }
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from planner.candidates import Candidate, drop_bound, functional_length
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
-from planner.geodesic_path import geodesic_paths
+from planner.geodesic_path import PASSES, SEARCHES, geodesic_paths
 from planner.network import Network
 from planner.path_search import Record
 from runtime import strategies
@@ -162,6 +162,11 @@ class Study:
     def dense(self) -> Answers:
         """Answers of the dense network."""
         return Evaluator(self.session, self.samples).at(self.table, self.table.dense())
+
+    def price(self, kind: str) -> int:
+        """Forward passes that a job of a kind is expected to take at most."""
+        walk = (POSITIONS - 2 + 2 * TEARS) * len(self.samples)
+        return SEARCHES * walk + PASSES * len(self.probes) if kind == GEODESICS else walk
 
     def do(self, job: Job) -> Outcome:
         """Find the paths of a job and walk them."""

@@ -187,6 +187,8 @@ class TransitionEntry(_Record, frozen=True, kw_only=True):
     candidates: tuple[CandidateEntry, ...]
     skipped: tuple[str, ...] = ()
     """Candidates that were not walked, because none of them could have been chosen."""
+    too_dear: tuple[str, ...] = ()
+    """Candidates that were not walked, because the planner's budget did not allow it."""
     certificate: CertificateEntry | None = None
     """What is proved of all its states; null if nothing was bounded."""
 

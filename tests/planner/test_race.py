@@ -91,6 +91,31 @@ def test_a_path_is_given_up_at_the_first_state_that_rules_it_out(study):
     assert finished.complete == (whole.bound >= study.dense.accuracy - study.max_drop)
 
 
+def test_a_budget_leaves_out_what_would_go_beyond_it_and_says_so(study, whole):
+    first, _ = race(study, every_candidate=True, budget=0)
+    for choice in first.values():
+        assert [one.name for one in choice.candidates] == ["ordered"]  # no plan can do without it
+        assert {*choice.too_dear} == {kind for kinds in ROUNDS[1:] for kind in kinds}
+    begun = sum(study.price("ordered") for _ in TRANSITIONS)
+    some, spent = race(study, every_candidate=True, budget=begun + study.price("naive"))
+    assert spent <= begun + study.price("naive")
+    assert sum(len(choice.candidates) for choice in some.values()) == len(TRANSITIONS) + 1
+    everything, _ = race(study, every_candidate=True, budget=10 * whole[1])
+    assert facts(everything) == facts(whole[0])
+
+
+def test_no_job_takes_more_than_its_price(study):
+    for kinds in ROUNDS:
+        for kind in kinds:
+            outcome = study.do(Job(("C1", "C2"), kind, race=False))
+            assert outcome.forward_passes <= study.price(kind), kind
+
+
+def test_a_plan_that_fails_for_want_of_budget_says_so(study):
+    with pytest.raises(NoSafePath, match="geodesic were left out, raise --budget"):
+        race(replace(study, max_drop=0.001), budget=0)
+
+
 def test_a_guard_that_nothing_meets_is_refused_although_every_path_was_given_up(study):
     with pytest.raises(NoSafePath, match="C1 → C2: found at best"):
         race(replace(study, max_drop=0.001))
