@@ -38,6 +38,11 @@ POSITIONS = 32
 """Output positions drawn of each image; neighbouring patches overlap and say nearly the same. On the MNIST network's
 second layer, 32 of the 64 took half the time and raised the held-out error of the refit by 0.4 %."""
 
+POLISH_FROM = 3e-3
+"""Relative squared error of a refit on selection inputs below which it is left as it is. VGG-11 without 20 of its 64
+first-layer filters had 0.0018, and lost nothing on 3,000 selection images. With 50 gone it was
+0.058, and 1.7 points were lost."""
+
 Removed = Mapping[str, tuple[int, ...]]
 """Layer name to the units it lacks, the first removed first."""
 
@@ -169,13 +174,16 @@ class EndPointSearch:
             if removed.get(layer.name):
                 state = _without(state, layer, removed[layer.name])
             if self._polish is not None and layer.name in refits:
-                better = self._polish_readers(layer, removed, state, present, refits, self._polish)
-                state, present = {**state, **better}, {**present, **better}
-                for name in {*removed} & {*refits}:
-                    state = _without(state, self._network.layer(name), removed[name])
+                better = self._better_rows(layer, removed, state, present, refits, self._polish)
+                dense, state, present = present, {**state, **better}, {**present, **better}
+                for other in self._network.layers:
+                    if other.weight in better and other.name in removed:
+                        state = _without(state, other, removed[other.name])
+                        if other.name not in refits:
+                            present = _with_units_of(present, dense, other, removed[other.name])
         return EndPoint(mode, removed, state, refits)
 
-    def _polish_readers(
+    def _better_rows(
         self,
         layer: Layer,
         removed: Removed,
@@ -186,8 +194,10 @@ class EndPointSearch:
     ) -> dict[str, Tensor]:
         """Better rows for the readers of the groups that a layer is the last to read; none where it is not.
 
-        Only these groups and those finished before are gone, and what comes behind is dense. So the rows depend on
-        nothing but the units that are gone before.
+        The units that are left of these groups get better rows too where writing them takes no more bytes than writing
+        the readers: 14 filters of 28 numbers cost nothing beside 128 rows that read them, and together they recover
+        more. Only these groups and those finished before are gone, and what comes behind is dense. So the rows depend
+        on nothing but the units that are gone before.
         """
         names = [other.name for other in self._network.layers]
         behind = set(names[names.index(layer.name) + 1 :])
@@ -197,9 +207,15 @@ class EndPointSearch:
         ending = finished & {source.group for source in layer.sources}
         refitted = map(self._network.layer, refits)
         readers = [reader for reader in refitted if {source.group for source in reader.sources} & ending]
-        tensors = [name for reader in readers for name in (reader.weight, reader.bias) if name is not None]
-        if not readers:
+        if max((refits[reader.name].error for reader in readers), default=0.0) < POLISH_FROM:
             return {}
+        sources = [one for one in self._network.layers if one.group in ending and one.name not in refits]
+        if sum(map(_row_numbers, sources)) > sum(map(_row_numbers, readers)):
+            sources = []
+        if not sources and not any(reader.readers for reader in readers):
+            return {}  # the least squares of the output layer are what polishing would minimise
+        changing = (*sources, *readers)
+        tensors = [name for one in changing for name in (one.weight, one.bias) if name is not None]
         gone = {name: units for name, units in removed.items() if self._network.layer(name).group in finished}
         key = (layer.name, *self._lacking(gone, layer))
         if key not in self._polished:
@@ -207,7 +223,7 @@ class EndPointSearch:
             for name in gone:
                 own = _without(own, self._network.layer(name), gone[name])
             end = EndPoint("", gone, own, dict(refits))
-            self._polished[key] = polish(end, [reader.name for reader in readers])
+            self._polished[key] = polish(end, [one.name for one in changing])
         return {name: self._polished[key].tensors[name] for name in tensors}
 
     def _before(self, layer: Layer, state: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -352,6 +368,22 @@ def _with_rows(state: Mapping[str, Tensor], layer: Layer, rows: Tensor) -> dict[
     if layer.bias is not None:
         changed[layer.bias] = rows[:, -1].to(weight.dtype)
     return {**state, **changed}
+
+
+def _with_units_of(
+    state: Mapping[str, Tensor], other: Mapping[str, Tensor], layer: Layer, units: Sequence[int]
+) -> dict[str, Tensor]:
+    """The state with some rows of a layer as they stand in another."""
+    changed: dict[str, Tensor] = {}
+    for name in (layer.weight, layer.bias):
+        if name is not None:
+            changed[name] = state[name].index_copy(0, torch.tensor(units), other[name][list(units)])
+    return {**state, **changed}
+
+
+def _row_numbers(layer: Layer) -> int:
+    """Numbers in all rows of a layer."""
+    return layer.units * (layer.columns + (layer.bias is not None))
 
 
 def _without(state: Mapping[str, Tensor], layer: Layer, units: Sequence[int]) -> dict[str, Tensor]:

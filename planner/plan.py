@@ -14,7 +14,7 @@ from torch import nn
 
 from device_profiles import GeoshiftError, Profile
 from planner.allocation import allocate, curves
-from planner.assemble import complete, describe_modes, describe_paths, tool_versions
+from planner.assemble import complete, describe_modes, describe_paths
 from planner.candidates import Choice
 from planner.cost import CostMeter, passes_of
 from planner.datasets import Dataset, split
@@ -26,6 +26,7 @@ from planner.modes import resolve
 from planner.network import Network, trace
 from planner.options import Options
 from planner.progress import Progress, Silent
+from planner.provenance import tool_versions
 from planner.race import choose_paths
 from planner.refine import Settings, refine
 from planner.store import Store
@@ -43,8 +44,10 @@ SMALL_NETWORK = 1_000_000
 LARGE_BUDGET = 1.0
 """Epoch-equivalents for a large network. The end points of VGG-11's tour and the walk of its one-pass paths take most
 of one; searching geodesics between two of its modes takes another, for every transition."""
-REFINE_RATE = 3e-4
-"""Of Adam, at its highest, for the rows of one layer."""
+REFINE_RATE = 1e-3
+"""Of Adam, at its highest, for the rows of one layer and the units it reads."""
+REFINE_BATCH = 32
+REFINE_MIXED = 0.5
 REFINE_CHECK = 500
 """Selection samples that a refinement is stopped by."""
 LENGTH_BATCH = 512
@@ -61,6 +64,8 @@ class _Split:
 
     fit: Samples
     selection: Samples
+    spare: Samples
+    """Of the selection, those that no candidate is walked on, where there are enough; else all of it."""
     test: Samples
     whole_fit: np.ndarray
     """Indices of all training samples that may be fitted on, those of ``fit`` first."""
@@ -128,11 +133,10 @@ def _plan(
     targets = resolve(profile, network, None if found is None else partial(allocate, network, found))
 
     progress.stage("End points", len(targets))
-    chosen_on = data.selection.take(options.fit // 2)
     search = EndPointSearch(
         network,
         _tensor(data.fit),
-        _tensor(chosen_on),
+        _tensor(data.spare.take(options.fit // 2)),
         cost,
         orders=None if found is None else {name: curve.order for name, curve in found.items()},
         polish=_polish(network, dataset, data, options, cost),
@@ -175,14 +179,18 @@ def weight_count(module: nn.Module) -> int:
 
 
 def _polish(network: Network, dataset: Dataset, data: _Split, options: Options, cost: CostMeter) -> Polish | None:
-    """Network-level refinement on images to fit on, stopped by selection images that choose nothing else."""
+    """Network-level refinement on images to fit on, stopped by the last of the selection images.
+
+    Where there are enough, these choose nothing else; a small selection serves for everything.
+    """
     if not options.refine:
         return None
     inputs = torch.from_numpy(dataset.train_x[data.whole_fit[: options.refine]])
-    stop = _tensor(Samples(data.selection.inputs[-REFINE_CHECK:], data.selection.labels[-REFINE_CHECK:]))
+    stop = torch.from_numpy(data.spare.inputs[-REFINE_CHECK:])
     settings = Settings(
-        passes=options.refine / len(inputs), rate=REFINE_RATE, checks=4, shift=options.shift, seed=options.seed
-    )
+        passes=options.refine / len(inputs), batch=REFINE_BATCH, rate=REFINE_RATE, checks=4, shift=options.shift,
+        mixed=REFINE_MIXED, seed=options.seed,
+    )  # fmt: skip
     return lambda end, layers: refine(network, end, inputs, stop, settings, layers=layers, cost=cost).end
 
 
@@ -206,9 +214,13 @@ def _divide(dataset: Dataset, options: Options) -> _Split:
     whole, selection = generator.permutation(fit), generator.permutation(selection)
     fit = whole[: options.fit]
     test = generator.permutation(len(dataset.test_y))
+    spare = selection[options.walked :]
+    if len(spare) < options.fit // 2 + REFINE_CHECK:
+        spare = selection
     return _Split(
         fit=Samples(dataset.train_x[fit], dataset.train_y[fit]),
         selection=Samples(dataset.train_x[selection], dataset.train_y[selection]),
+        spare=Samples(dataset.train_x[spare], dataset.train_y[spare]),
         test=Samples(dataset.test_x[test], dataset.test_y[test]),
         whole_fit=whole,
         training_size=len(dataset.train_y),
@@ -234,6 +246,7 @@ def _choose_paths(
         live=deployed.live,
         constants=deployed.constants,
         threads=max(1, (os.cpu_count() or 1) // options.workers),
+        torch_threads=torch.get_num_threads(),
         samples=data.selection.take(options.walked),
         probes=_tensor(data.fit.take(options.probes)),
         max_drop=profile.guard.max_drop_points / 100,

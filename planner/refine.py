@@ -8,18 +8,19 @@ lowers it returns the configuration it began with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from device_profiles.errors import GeoshiftError
+from planner import augmentation
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
 from planner.narrow import narrow, widen
-from planner.network import Network
+from planner.network import Layer, Network
 
 _BATCH = 250  # inputs a forward pass where no gradient is taken
 
@@ -42,6 +43,9 @@ class Settings:
         patience: Checks without a new lowest divergence after which it stops.
         shift: Images are moved by up to this many pixels in each direction, and mirrored, anew in each step; None to
             leave inputs as they are, as anything that is not an image of a scene needs.
+        mixed: Share of the steps taken at a mixed state: of the rows in layers that lost units, a random part stands as
+            it did at the start. A device passes through such states, since these rows are written after those of the
+            layers that read them.
         seed: Seed of order and augmentation.
     """
 
@@ -51,6 +55,7 @@ class Settings:
     checks: int = 8
     patience: int = 3
     shift: int | None = None
+    mixed: float = 0.0
     seed: int = 0
 
 
@@ -120,12 +125,16 @@ def refine(
     steps = max(1, round(how.passes * len(inputs) / how.batch))
     every = max(1, steps // how.checks)
     optimiser = torch.optim.Adam(moving, how.rate)
+    lost = [layer for layer in trained if end.removed.get(layer.name)]
+    origin = dict(zip(names, best, strict=True))
+    draws = torch.Generator().manual_seed(how.seed + 1)
     for count, batch in enumerate(_batches(inputs, how, steps), start=1):
         for group in optimiser.param_groups:
             group["lr"] = how.rate * min(10 * count / steps, 1.0) * (1 - (count - 1) / steps)
         with torch.no_grad():
             wanted = network.module(batch)
-        loss = (module(batch) - wanted).square().sum(1).mean()
+        outputs = functional_call(module, _mixed(module, lost, origin, how.mixed, draws), (batch,))
+        loss = (outputs - wanted).square().sum(1).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -164,16 +173,26 @@ def _batches(inputs: Tensor, how: Settings, steps: int) -> Iterator[Tensor]:
         while len(order) < how.batch:
             order = torch.cat([order, torch.randperm(len(inputs), generator=generator)])
         batch, order = inputs[order[: how.batch]], order[how.batch :]
-        yield batch if how.shift is None else _moved(batch, how.shift, generator)
+        if how.shift is not None:
+            batch = augmentation.mirrored(augmentation.shifted(batch, how.shift, generator), generator)
+        yield batch
 
 
-def _moved(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Images mirrored at random and moved, all of a batch alike; what comes in at an edge is zero."""
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
-    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    down, right = torch.randint(0, 2 * shift + 1, (2,), generator=generator).tolist()
-    height, width = images.shape[2:]
-    return F.pad(images, (shift, shift, shift, shift))[:, :, down : down + height, right : right + width]
+def _mixed(
+    module: nn.Module, lost: Sequence[Layer], origin: Mapping[str, Tensor], share: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Weights of a mixed state in place of the module's own, in a share of the calls; see `Settings.mixed`."""
+    kind, written = torch.rand(2, generator=generator).tolist()
+    mixed: dict[str, Tensor] = {}
+    if kind >= share:
+        return mixed
+    for layer in lost:
+        rows = torch.rand(len(origin[layer.weight]), generator=generator) < written
+        for name in (layer.weight, layer.bias):
+            if name is not None:
+                own = module.get_parameter(name)
+                mixed[name] = torch.where(rows.view(-1, *[1] * (own.ndim - 1)), own, origin[name])
+    return mixed
 
 
 def _outputs(module: nn.Module, inputs: Tensor, cost: CostMeter) -> Tensor:

@@ -24,6 +24,8 @@ from planner.endpoint import EndPoint
 from planner.geodesic_path import PASSES, SEARCHES, geodesic_paths
 from planner.network import Network
 from planner.path_search import Record
+from planner.provenance import code_digest
+from planner.threads import threads
 from runtime import strategies
 from runtime.chunks import ChunkList
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
@@ -108,7 +110,8 @@ class Study:
         states: Mode name to state.
         live: Live ONNX graph.
         constants: Tensors that never move.
-        threads: Threads of ONNX Runtime in each worker.
+        threads: Threads of ONNX Runtime in each worker; they do not change an answer.
+        torch_threads: Threads of PyTorch in each worker; they may change the last bits of a geodesic.
         samples: Selection samples that paths are walked on.
         probes: Inputs of the pullback metric.
         max_drop: Accepted drop against the dense network, as a fraction.
@@ -122,6 +125,7 @@ class Study:
     live: bytes
     constants: Mapping[str, Floats]
     threads: int
+    torch_threads: int
     samples: Samples
     probes: Tensor
     max_drop: float
@@ -136,7 +140,8 @@ class Study:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that an outcome depends on."""
-        found = hashlib.sha256(repr((self.network.module, self.states.keys(), self.max_drop, self.seed)).encode())
+        said = self.network.module, self.states.keys(), self.max_drop, self.seed, self.torch_threads, code_digest()
+        found = hashlib.sha256(repr(said).encode())
         tensors: list[NDArray[Any]] = [self.probes.numpy(), self.samples.inputs, self.samples.labels]
         for mode, end in self.points.items():
             tensors += [tensor.numpy() for tensor in end.tensors.values()]
@@ -171,7 +176,8 @@ class Study:
     def do(self, job: Job) -> Outcome:
         """Find the paths of a job and walk them."""
         cost = CostMeter()
-        compiled = self._compile(job, cost)
+        with threads(self.torch_threads):
+            compiled = self._compile(job, cost)
         found = tuple(self._walk(job, name, path, record, cost) for name, (path, record) in compiled.items())
         return Outcome(found, cost.forward_passes)
 
