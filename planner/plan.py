@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ SMALL_NETWORK = 1_000_000
 LARGE_BUDGET = 1.0
 """Epoch-equivalents for a large network. The end points of VGG-11's tour and the walk of its one-pass paths take most
 of one; searching geodesics between two of its modes takes another, for every transition."""
-REFINE_RATE = 1e-3
+REFINE_RATE = 2e-3
 """Of Adam, at its highest, for the rows of one layer and the units it reads."""
 REFINE_BATCH = 32
 REFINE_MIXED = 0.5
@@ -133,15 +134,8 @@ def _plan(
     targets = resolve(profile, network, None if found is None else partial(allocate, network, found))
 
     progress.stage("End points", len(targets))
-    search = EndPointSearch(
-        network,
-        _tensor(data.fit),
-        _tensor(data.spare.take(options.fit // 2)),
-        cost,
-        orders=None if found is None else {name: curve.order for name, curve in found.items()},
-        polish=_polish(network, dataset, data, options, cost),
-    )
-    ends = search.find(targets, progress.step)
+    orders = None if found is None else {name: curve.order for name, curve in found.items()}
+    ends = _end_points(network, dataset, data, options, cost, orders).find(targets, progress.step)
     table, states = row_table(network, ends)
     check_rows(table, profile, f"plan for {profile.name}")
     deployed = deploy(network, ends, table, states, sample, progress)
@@ -171,6 +165,36 @@ def _plan(
     )
     bundles.write(out, manifest, {**files, **mode_files, **path_files}, replace=replace)
     return manifest
+
+
+def end_points(network: Network, dataset: Dataset, options: Options, cost: CostMeter) -> EndPointSearch:
+    """What finds the end points of a plan, with all that the plan would find them with.
+
+    Args:
+        network: The traced network.
+        dataset: Its data; the test part is not read.
+        options: What may be spent.
+        cost: Counts what is.
+    """
+    return _end_points(network, dataset, _divide(dataset, options), options, cost, None)
+
+
+def _end_points(
+    network: Network,
+    dataset: Dataset,
+    data: _Split,
+    options: Options,
+    cost: CostMeter,
+    orders: Mapping[str, tuple[int, ...]] | None,
+) -> EndPointSearch:
+    return EndPointSearch(
+        network,
+        _tensor(data.fit),
+        _tensor(data.spare.take(options.fit // 2)),
+        cost,
+        orders=orders,
+        polish=_polish(network, dataset, data, options, cost),
+    )
 
 
 def weight_count(module: nn.Module) -> int:
