@@ -6,8 +6,8 @@ norm and train on labels, filter by filter, as the paper describes it: at one ep
 all widths divided by four, where our own figure stands beside them. Their states are those just after a removal; and,
 of the full width, those of the way from C1 to their end, written as we write.
 
-A rival's rate is the one of three that was best on selection images, at a tenth of its budget and at most an epoch; what
-that took is not charged to it. Each finished part is kept in the cache.
+A rival's rate is the one of three that was best on selection images, at a tenth of its budget and at most an epoch;
+what that took is not charged to it. Each finished part is kept in the cache.
 """
 
 from __future__ import annotations
