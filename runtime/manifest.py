@@ -142,7 +142,7 @@ class CandidateEntry(_Record, frozen=True, kw_only=True):
 class CertificateEntry(_Record, frozen=True, kw_only=True):
     """What is proved of every state of a transition, on held-out samples; see ``docs/certificate.md``."""
 
-    samples: Count
+    samples: Annotated[int, Meta(ge=1)]
     """Held-out samples that were bounded."""
     stages: tuple[Count, ...]
     """Chunks written before each stage begins. A stage writes one layer, no row twice; the order within it is free."""
