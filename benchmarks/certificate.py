@@ -37,7 +37,7 @@ from planner.certificate import Certificate, certify, population_bound, stages_o
 from planner.cost import CostMeter
 from planner.datasets import Dataset, load
 from planner.deploy import row_table
-from planner.endpoint import EndPointSearch
+from planner.endpoint_search import EndPointSearch
 from planner.export import export_live
 from planner.image_files import cache_directory
 from planner.modes import ModeTarget

@@ -34,11 +34,12 @@ from benchmarks.compact import Graphs
 from benchmarks.frame import Claim, Findings, main
 from benchmarks.magnitude_rival import prune_and_tune
 from benchmarks.parts import kept
-from planner.allocation import allocate, compact_macs, curves
+from planner.allocation import allocate, compact_macs, compact_weights, curves
 from planner.cost import CostMeter
 from planner.datasets import Dataset, load, split
 from planner.deploy import row_table
-from planner.endpoint import EndPoint, EndPointSearch, plain
+from planner.endpoint import EndPoint, plain
+from planner.endpoint_search import EndPointSearch
 from planner.export import export_live
 from planner.network import Network, trace
 from planner.refine import Settings, refine
@@ -118,10 +119,15 @@ def run(quick: bool) -> Findings:
         tasks = [(kind, seed, one) for one in settings for seed in seeds for kind in ("ours", "rival")]
         work = [pool.submit(part, *task, not quick) for task in tasks]
         found = {task: one.result() for task, one in zip(tasks, work, strict=True)}
-    per_network = {
+    per_network: dict[str, list[dict[str, Any]]] = {
         one.network: [{**found["ours", seed, one], "rival": found["rival", seed, one]} for seed in seeds]
         for one in settings
     }
+    for one in settings:
+        network = trace(subject(one), torch.from_numpy(load(one.data).train_x[:2]))
+        for figures in per_network[one.network]:
+            counts = {layer.group: layer.units - figures["kept"][layer.name] for layer in network.layers}
+            figures["weights"] = compact_weights(network, counts) / compact_weights(network, {})
     return findings(seeds, per_network, settings)
 
 

@@ -77,7 +77,7 @@ class Setting:
 
     fit: int = 2000
     selection: int = 5000
-    refine: int = 20_000
+    refine: int = 10_000
     images: int = STATES_IMAGES
     tested: int = 10_000
     width: int = 1

@@ -17,7 +17,7 @@ from planner.cost import CostMeter
 from planner.executors import Share
 from planner.progress import Progress
 from planner.store import Store
-from planner.study import GEODESICS, Ends, Job, Outcome, Rival, Study
+from planner.study import GEODESICS, SEATED, Ends, Job, Outcome, Rival, Study
 
 STEPS = (4, 10)
 """Points of the ramps and lines considered. On a network of 300 hidden units a ramp of 21 points was no better than
@@ -25,10 +25,11 @@ one ordered pass, so few points suffice to find out whether a network is differe
 ROUNDS: tuple[tuple[str, ...], ...] = (
     ("ordered",),
     ("zero-first", "naive"),
+    (SEATED,),
     (*(f"{strategy} {steps}" for steps in STEPS for strategy in ("ramp", "linear")), GEODESICS),
 )
-"""Kinds of paths by what they write: one pass in the order that should harm least, one pass in other orders, longer
-ones. Jobs of one round do not depend on each other."""
+"""Kinds of paths by what they write: one pass in the order that should harm least, one pass in other orders, two
+passes by way of free seats, longer ones. Jobs of one round do not depend on each other."""
 
 
 def choose_paths(
@@ -71,9 +72,11 @@ def choose_paths(
         left = math.inf if budget is None or round_ == 0 else budget - cost.forward_passes
         for ends in transitions:
             if not every_candidate and _unbeatable(study, ends, rivals[ends]):
-                skipped[ends] += kinds
+                skipped[ends] += tuple(kind for kind in kinds if kind != SEATED or ends in study.ways)
                 continue
             for kind in kinds:
+                if kind == SEATED and ends not in study.ways:
+                    continue
                 if (price := study.price(kind)) <= left:
                     left -= price
                     jobs.append(Job(ends, kind, not every_candidate, rivals[ends]))

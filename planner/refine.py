@@ -1,6 +1,6 @@
 """Network-level refinement: a compensated configuration is trained towards the dense network's outputs.
 
-The refits of `planner.endpoint` match one layer at a time. What is left, the layers make up for together: the
+The refits of `planner.endpoint_search` match one layer at a time. What is left, the layers make up for together: the
 physically smaller network is trained on the squared distance of its outputs from the dense network's, on unlabelled
 inputs. Its divergence on inputs it is not trained on decides when to stop, and what is kept; a refinement that never
 lowers it returns the configuration it began with.
@@ -8,19 +8,19 @@ lowers it returns the configuration it began with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from device_profiles.errors import GeoshiftError
 from planner import augmentation
+from planner.approach import approach, layers_behind
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
 from planner.narrow import narrow, widen
-from planner.network import Layer, Network
+from planner.network import Network
 
 _BATCH = 250  # inputs a forward pass where no gradient is taken
 
@@ -43,9 +43,9 @@ class Settings:
         patience: Checks without a new lowest divergence after which it stops.
         shift: Images are moved by up to this many pixels in each direction, and mirrored, anew in each step; None to
             leave inputs as they are, as anything that is not an image of a scene needs.
-        mixed: Share of the steps taken at a mixed state: of the rows in layers that lost units, a random part stands as
-            it did at the start. A device passes through such states, since these rows are written after those of the
-            layers that read them.
+        approached: Samples to train on before that, in passes over the inputs given, until the layers behind read what
+            they read in the dense network; see `planner.approach`. 0 for none.
+        approach_rate: Highest learning rate of this.
         seed: Seed of order and augmentation.
     """
 
@@ -55,7 +55,8 @@ class Settings:
     checks: int = 8
     patience: int = 3
     shift: int | None = None
-    mixed: float = 0.0
+    approached: float = 0.0
+    approach_rate: float = 3e-3
     seed: int = 0
 
 
@@ -65,9 +66,9 @@ class Refined:
 
     Attributes:
         end: The configuration at its lowest divergence.
-        divergence: Root mean squared distance from the dense outputs on the selection inputs: at the start, then at
-            each check.
-        samples: Samples trained on up to each of these.
+        divergence: Root mean squared distance from the dense outputs on the selection inputs: at the start, after the
+            approach if there was one, then at each check.
+        samples: Samples trained on towards the outputs up to each of these.
         kept: Index of the one that was kept; 0 is the start.
     """
 
@@ -122,19 +123,24 @@ def refine(
     best = [parameter.detach().clone() for parameter in moving]
     divergence = [_distance(_outputs(module, selection, meter), target)]
     samples, kept = [0], 0
+    behind = layers_behind(network, trained)
+    if how.approached and behind:
+        steps = max(1, round(how.approached * len(inputs) / how.batch))
+        batches = _batches(inputs, how, steps)
+        approach(network, module, moving, behind, batches, steps, rate=how.approach_rate, cost=meter)
+        divergence.append(_distance(_outputs(module, selection, meter), target))
+        samples.append(0)
+        if divergence[1] < divergence[0]:
+            kept, best = 1, [parameter.detach().clone() for parameter in moving]
     steps = max(1, round(how.passes * len(inputs) / how.batch))
     every = max(1, steps // how.checks)
     optimiser = torch.optim.Adam(moving, how.rate)
-    lost = [layer for layer in trained if end.removed.get(layer.name)]
-    origin = dict(zip(names, best, strict=True))
-    draws = torch.Generator().manual_seed(how.seed + 1)
     for count, batch in enumerate(_batches(inputs, how, steps), start=1):
         for group in optimiser.param_groups:
             group["lr"] = how.rate * min(10 * count / steps, 1.0) * (1 - (count - 1) / steps)
         with torch.no_grad():
             wanted = network.module(batch)
-        outputs = functional_call(module, _mixed(module, lost, origin, how.mixed, draws), (batch,))
-        loss = (outputs - wanted).square().sum(1).mean()
+        loss = (module(batch) - wanted).square().sum(1).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -176,23 +182,6 @@ def _batches(inputs: Tensor, how: Settings, steps: int) -> Iterator[Tensor]:
         if how.shift is not None:
             batch = augmentation.mirrored(augmentation.shifted(batch, how.shift, generator), generator)
         yield batch
-
-
-def _mixed(
-    module: nn.Module, lost: Sequence[Layer], origin: Mapping[str, Tensor], share: float, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Weights of a mixed state in place of the module's own, in a share of the calls; see `Settings.mixed`."""
-    kind, written = torch.rand(2, generator=generator).tolist()
-    mixed: dict[str, Tensor] = {}
-    if kind >= share:
-        return mixed
-    for layer in lost:
-        rows = torch.rand(len(origin[layer.weight]), generator=generator) < written
-        for name in (layer.weight, layer.bias):
-            if name is not None:
-                own = module.get_parameter(name)
-                mixed[name] = torch.where(rows.view(-1, *[1] * (own.ndim - 1)), own, origin[name])
-    return mixed
 
 
 def _outputs(module: nn.Module, inputs: Tensor, cost: CostMeter) -> Tensor:

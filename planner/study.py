@@ -51,6 +51,8 @@ IN_STEPS: Mapping[str, Callable[[RowTable, State, State, int], Compiled]] = {
     "linear": strategies.linear,
 }
 GEODESICS = "geodesic"
+SEATED = "seated"
+"""Two ordered passes by way of a configuration in which the seats that units will take are free."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Study:
         points: Mode name to configuration.
         table: Row versions of the modes.
         states: Mode name to state.
+        ways: Transition to a state that it may pass, where units of one end sit where the other's are read.
         live: Live ONNX graph.
         constants: Tensors that never move.
         threads: Threads of ONNX Runtime in each worker; they do not change an answer.
@@ -122,6 +125,7 @@ class Study:
     points: Mapping[str, EndPoint]
     table: RowTable
     states: Mapping[str, State]
+    ways: Mapping[Ends, State]
     live: bytes
     constants: Mapping[str, Floats]
     threads: int
@@ -146,6 +150,8 @@ class Study:
         for mode, end in self.points.items():
             tensors += [tensor.numpy() for tensor in end.tensors.values()]
             tensors += [self.states[mode][name] for name in self.table.names]
+        for stop in self.ways.values():
+            tensors += [stop[name] for name in self.table.names]
         for tensor in tensors:
             found.update(f"{tensor.dtype} {tensor.shape}".encode())
             found.update(np.ascontiguousarray(tensor).data)
@@ -185,6 +191,10 @@ class Study:
         start, end = self.states[job.ends[0]], self.states[job.ends[1]]
         if job.kind in ONE_PASS:
             return {job.kind: (ONE_PASS[job.kind](self.table, start, end), None)}
+        if job.kind == SEATED:
+            stop = self.ways[job.ends]
+            chunks = [strategies.ordered(self.table, *leg).chunks for leg in ((start, stop), (stop, end))]
+            return {SEATED: (Compiled(ChunkList.join(chunks), {}), None)}
         strategy, _, steps = job.kind.partition(" ")
         if strategy in IN_STEPS:
             return {job.kind: (IN_STEPS[strategy](self.table, start, end, int(steps)), None)}
