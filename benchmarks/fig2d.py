@@ -69,18 +69,22 @@ def sizes(bundle: Bundle) -> dict[str, Any]:
 def measure(seed: int, setting: vgg.Setting, bundle: Bundle) -> dict[str, Any]:
     """Walk the tour with every strategy on test images, and ask every mode."""
     dataset = load("cifar10")
-    few = vgg.evaluator(bundle, vgg.test_samples(dataset, setting.images))
-    dense = few.at(bundle.table, bundle.table.dense())
+    asked = {
+        images: vgg.evaluator(bundle, vgg.test_samples(dataset, images))
+        for images in (setting.images, setting.rival_images)
+    }
+    dense = {images: one.at(bundle.table, bundle.table.dense()) for images, one in asked.items()}
     tours: dict[str, Any] = {}
     for name in ("planned", *RIVALS):
         found = []
+        images = setting.images if name == "planned" else setting.rival_images
         for number, move in enumerate(bundle.transitions):
             start, end = ends_of(bundle, move, name)
             table, chunks = bundle.table, move.chunks
             if name != "planned":
                 table, chunks = compile_strategy(bundle, move, name, start, end)
-            for kind, share, answers in vgg.states(few, table, start, end, chunks, seed):
-                points, bound = vgg.drop(dense, answers)
+            for kind, share, answers in vgg.states(asked[images], table, start, end, chunks, seed):
+                points, bound = vgg.drop(dense[images], answers)
                 found.append({"at": number + share, "kind": kind, "drop": points, "bound": bound})
         tours[name] = found
         vgg.console.print(f"seed {seed}, {name}: worst {max(one['drop'] for one in found):.2f} points below C1")

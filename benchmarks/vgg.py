@@ -36,7 +36,7 @@ from runtime.session import Session
 FILTERS, RESTORED, NODES = 50, 30, 1000
 MODEL = "vgg11"
 STATES_IMAGES = 2000
-"""Test images that states between modes are measured on; modes are measured on all 10,000."""
+"""Test images that states between modes are measured on, of rivals the first quarter; modes on all 10,000."""
 WHOLE, TORN = 5, 4
 console = Console(stderr=True)
 
@@ -79,11 +79,12 @@ class Setting:
     selection: int = 5000
     refine: int = 10_000
     images: int = STATES_IMAGES
+    rival_images: int = 500
     tested: int = 10_000
     width: int = 1
 
 
-QUICK = Setting(fit=100, selection=200, refine=0, images=50, tested=50)
+QUICK = Setting(fit=100, selection=200, refine=0, images=50, rival_images=50, tested=50)
 NARROW = Setting(width=4)
 
 
@@ -95,7 +96,8 @@ def network(seed: int, setting: Setting) -> nn.Module:
 def plan(seed: int, setting: Setting) -> tuple[Bundle, dict[str, Any]]:
     """The bundle of a planning seed and what it cost; kept in the cache, so that figures measure the same one."""
     module = network(seed, setting)
-    key = hashlib.sha256(f"{setting}{digest(module)}".encode()).hexdigest()[:12]
+    made_of = f"{options(seed, setting)}, widths divided by {setting.width}"
+    key = hashlib.sha256(f"{made_of}{digest(module)}".encode()).hexdigest()[:12]
     name = f"vgg11-tour-{key}-seed{seed}"
     path = folder() / name
     if not path.exists():
@@ -107,7 +109,7 @@ def plan(seed: int, setting: Setting) -> tuple[Bundle, dict[str, Any]]:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             return pool.submit(_plan, seed, setting, path).result()
 
-    facts = kept(name, setting, module, work)
+    facts = kept(name, made_of, module, work)
     return read(path), facts
 
 
