@@ -6,19 +6,20 @@ selection images. The path writes each row once, the layer nearest to the output
 on training images; the test images are read for the figures alone.
 
 The rival is torch-pruning's global magnitude pruning to the same number of multiply-accumulates, fine-tuned on labels
-at a budget no smaller than ours. ``GEOSHIFT_VGG11`` names the checkpoint (86.79 % on the test images); finished parts
-are kept in the cache, so that a run that was stopped goes on.
+at a budget no smaller than ours, at the best of three learning rates. Seeds are those of planning; each network is
+trained once. ``GEOSHIFT_VGG11`` names VGG-11's checkpoint (86.79 % on the test images). Finished parts are kept in the
+cache, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -30,15 +31,16 @@ from torch import Tensor, nn
 
 from benchmarks import networks
 from benchmarks.compact import Graphs
-from benchmarks.frame import Claim, Findings, main, write_atomically
+from benchmarks.frame import Claim, Findings, main
 from benchmarks.magnitude_rival import prune_and_tune
-from planner.allocation import Curve, allocate, compact_macs, curves
+from benchmarks.parts import kept
+from planner.allocation import allocate, compact_macs, compact_weights, curves
 from planner.cost import CostMeter
 from planner.datasets import Dataset, load, split
 from planner.deploy import row_table
-from planner.endpoint import EndPoint, EndPointSearch, plain
+from planner.endpoint import EndPoint, plain
+from planner.endpoint_search import EndPointSearch
 from planner.export import export_live
-from planner.image_files import cache_directory
 from planner.network import Network, trace
 from planner.refine import Settings, refine
 from runtime import strategies
@@ -92,48 +94,50 @@ FULL = (
     Setting("resnet8", "cifar10", 0.5, 1000, 500, 5000, 4000, 1e-4, 0.5, 2000, 5, 2, 60),
 )
 QUICK = (Setting("digits-cnn", "digits", 0.5, 400, 100, 400, 800, 1e-3, 3.0, 200, 5, 2, 20),)
-SEEDS = [int(seed) for seed in os.environ.get("GEOSHIFT_DEEP_SEEDS", "0").split(",")]
+SEEDS = [0, 1, 2]
+TRAINED = 0
+"""Seed of the training, and of the division into images to fit on and to choose on."""
 
 
-def subject(setting: Setting, dataset: Dataset, seed: int) -> nn.Module:
+def subject(setting: Setting) -> nn.Module:
     """The dense network, in eval mode."""
+    dataset = load(setting.data)
     if setting.network == "vgg11":
-        return networks.vgg11(dataset, seed)
-    return networks.trained(setting.network, dataset, seed, selection=setting.held)
+        return networks.vgg11(dataset, TRAINED)
+    return networks.trained(setting.network, dataset, TRAINED, selection=setting.held)
 
 
 def run(quick: bool) -> Findings:
     """Measure; quick: digits."""
     settings, seeds = (QUICK, [0]) if quick else (FULL, SEEDS)
     for setting in settings:  # fetched, and trained where need be, before several processes ask for it
-        for seed in seeds:
-            subject(setting, load(setting.data), seed)
+        subject(setting)
     with ProcessPoolExecutor(
         max_workers=min(2, os.cpu_count() or 1), mp_context=get_context("spawn"), initializer=torch.set_num_threads,
         initargs=(1,),
     ) as pool:  # fmt: skip
-        tasks = [(part, seed, one) for one in settings for seed in seeds for part in ("ours", "rival")]
-        work = [pool.submit(kept, *task, not quick) for task in tasks]
+        tasks = [(kind, seed, one) for one in settings for seed in seeds for kind in ("ours", "rival")]
+        work = [pool.submit(part, *task, not quick) for task in tasks]
         found = {task: one.result() for task, one in zip(tasks, work, strict=True)}
-    per_network = {
+    per_network: dict[str, list[dict[str, Any]]] = {
         one.network: [{**found["ours", seed, one], "rival": found["rival", seed, one]} for seed in seeds]
         for one in settings
     }
+    for one in settings:
+        network = trace(subject(one), torch.from_numpy(load(one.data).train_x[:2]))
+        for figures in per_network[one.network]:
+            counts = {layer.group: layer.units - figures["kept"][layer.name] for layer in network.layers}
+            figures["weights"] = compact_weights(network, counts) / compact_weights(network, {})
     return findings(seeds, per_network, settings)
 
 
-def kept(part: str, seed: int, setting: Setting, keep: bool) -> dict[str, Any]:
-    """A part's figures, from the cache where they are there for the same setting."""
-    path = cache_directory() / "benchmarks" / f"deep-{setting.network}-{part}-seed{seed}.json"
-    if keep and path.exists():
-        stored = json.loads(path.read_text())
-        if stored["setting"] == repr(setting):
-            return dict(stored["found"])
-    found = ours(seed, setting, keep) if part == "ours" else rival(seed, setting)
-    if keep:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"setting": repr(setting), "found": found}))
-    return found
+def part(kind: str, seed: int, setting: Setting, keep: bool) -> dict[str, Any]:
+    """A part's figures, from the cache where it was measured before."""
+    module = subject(setting)
+    work = partial(ours if kind == "ours" else rival, seed, setting)
+    if not keep:
+        return work()
+    return kept(f"deep-{setting.network}-{kind}-seed{seed}", setting, module, work)
 
 
 @dataclass(frozen=True)
@@ -142,41 +146,42 @@ class Parts:
 
     fit: Tensor
     labels: Tensor
-    selection: Tensor
+    selection: Samples
     test: Samples
 
 
 def divide(dataset: Dataset, seed: int, setting: Setting) -> Parts:
     """Fit, selection and test images."""
-    fit, selection = split(dataset, seed, setting.held)
+    fit, selection = split(dataset, TRAINED, setting.held)
     generator = np.random.default_rng(seed)
     fit, selection = generator.permutation(fit), generator.permutation(selection)
     test = generator.permutation(len(dataset.test_y))
     return Parts(
         torch.from_numpy(dataset.train_x[fit]),
         torch.from_numpy(dataset.train_y[fit]),
-        torch.from_numpy(dataset.train_x[selection]),
+        Samples(dataset.train_x[selection], dataset.train_y[selection]),
         Samples(dataset.test_x[test], dataset.test_y[test]),
     )
 
 
-def ours(seed: int, setting: Setting, keep: bool) -> dict[str, Any]:
+def ours(seed: int, setting: Setting) -> dict[str, Any]:
     """Plan to the target and measure ends, path and latency."""
     dataset = load(setting.data)
     data = divide(dataset, seed, setting)
-    network = trace(subject(setting, dataset, seed), data.fit[:2])
+    network = trace(subject(setting), data.fit[:2])
     begun = time.monotonic()
     cost = CostMeter()
-    found = error_curves(network, data.fit[: setting.fit], seed, setting, cost, keep)
+    found = curves(network, data.fit[: setting.fit], cost=cost, step=console.print)
     counts = allocate(network, found, setting.share, {})
     console.print(f"seed {seed}: {counts}")
     orders = {name: curve.order for name, curve in found.items()}
-    search = EndPointSearch(network, data.fit[: setting.fit], data.selection[: setting.selection], cost, orders)
+    chosen_on = torch.from_numpy(data.selection.inputs)
+    search = EndPointSearch(network, data.fit[: setting.fit], chosen_on[: setting.selection], cost, orders)
     closed = search.build("closed form", {name: orders[name][:count] for name, count in counts.items()})
     console.print(f"seed {seed}: closed form after {time.monotonic() - begun:.0f} s")
     settings = Settings(rate=setting.rate, seed=seed, checks=4)
     extra = data.fit[setting.fit : setting.fit + setting.refined]
-    held = data.selection[setting.selection : 3 * setting.selection]
+    held = chosen_on[setting.selection : 3 * setting.selection]
     refined = refine(network, closed, extra, held, settings, cost=cost, step=console.print)
     seconds = time.monotonic() - begun
     dense = EndPoint("C1", {}, network.module.state_dict(), {})
@@ -199,22 +204,6 @@ def ours(seed: int, setting: Setting, keep: bool) -> dict[str, Any]:
         "latency": graphs.latency(dense, refined.end, data.test.inputs[:1], setting.pairs),
         "paths": paths(network, dense, refined.end, data.test.take(setting.walked), seed, setting),
     }
-
-
-def error_curves(
-    network: Network, inputs: Tensor, seed: int, setting: Setting, cost: CostMeter, keep: bool
-) -> dict[str, Curve]:
-    """The curves, from the cache where they are there; their cost counts either way."""
-    path = cache_directory() / "benchmarks" / f"deep-{setting.network}-{setting.fit}-seed{seed}-curves.json"
-    if keep and path.exists():
-        stored = json.loads(path.read_text())
-        cost.forward(len(inputs) * sum(len(network.layer(name).readers) for name in stored))
-        return {name: Curve(tuple(one["order"]), tuple(one["errors"])) for name, one in stored.items()}
-    found = curves(network, inputs, cost=cost, step=console.print)
-    if keep:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({k: {"order": c.order, "errors": c.errors} for k, c in found.items()}))
-    return found
 
 
 def paths(
@@ -266,7 +255,7 @@ def rival(seed: int, setting: Setting) -> dict[str, Any]:
     dataset = load(setting.data)
     data = divide(dataset, seed, setting)
     return prune_and_tune(
-        subject(setting, dataset, seed), data.fit, data.labels, data.test, share=setting.share,
+        subject(setting), data.fit, data.labels, data.selection.take(1000), data.test, share=setting.share,
         budget=int(setting.budget * len(dataset.train_y)), mirror=setting.data == "cifar10", seed=seed,
     )  # fmt: skip
 

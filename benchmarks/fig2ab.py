@@ -3,34 +3,46 @@
 Bars, within one epoch-equivalent: the end at most 1.0 points below C1, the worst state of the way, torn ones and both
 directions included, at most 1.2, and at most 0.6 % of the model's bytes written. Rivals remove the filter of smallest
 norm and train on labels, filter by filter, as the paper describes it: at one epoch in full width, and at 10 and 70 with
-all widths divided by four, where our own figure stands beside them. Their states are those just after a removal.
+all widths divided by four, where our own figure stands beside them. Their states are those just after a removal; and,
+of the full width, those of the way from C1 to their end, written as we write.
 
-The full-width rival takes most of an hour of one core a seed, the quarter-width ones hours. Each finished part is kept
-in the cache.
+A rival's rate is the one of three that was best on selection images, at a tenth of its budget and at most an epoch;
+what that took is not charged to it. Each finished part is kept in the cache.
 """
 
 from __future__ import annotations
 
-import json
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 from benchmarks import vgg
-from benchmarks.frame import Claim, Findings, main, write_atomically
-from benchmarks.networks import fit_and_selection, trained, vgg11
+from benchmarks.frame import Claim, Findings, main
+from benchmarks.networks import fit_and_selection
+from benchmarks.parts import kept
 from benchmarks.prune_train import prune_train
 from planner.datasets import load
-from planner.image_files import cache_directory
+from planner.deploy import row_table
+from planner.endpoint import EndPoint
+from planner.export import export_live
+from planner.network import trace
+from runtime.bundle import Bundle
+from runtime.chunks import ChunkList
+from runtime.evaluation import Evaluator
+from runtime.rows import RowTable, State
 from runtime.samples import Samples
+from runtime.session import Session
+from runtime.strategies import ordered
 
 SEEDS = (0, 1, 2)
 LAYER = "features.0"
 LOOKS = (10, 20, 30, 40, 50)
-RATES = (0.001, 0.005)
-"""Learning rates of the rival; the one that is better on selection images at a tenth of an epoch is taken."""
+RATES = (0.001, 0.005, 0.02)
 LONG = (10.0, 70.0)
 
 
@@ -38,11 +50,21 @@ def run(quick: bool) -> Findings:
     """Measure ours, then the rivals; quick: one seed, few images, a hundredth of an epoch."""
     setting = vgg.QUICK if quick else vgg.Setting()
     seeds = SEEDS[:1] if quick else SEEDS
-    ours = [measure(seed, setting) for seed in seeds]
-    rival = {seed: kept(f"fig2ab-full-{quick}-seed{seed}", lambda seed=seed: full_width(seed, quick)) for seed in seeds}
-    long = {} if quick else {
-        epochs: kept(f"fig2ab-quarter-{epochs:g}", lambda epochs=epochs: quarter_width(epochs)) for epochs in LONG
-    }  # fmt: skip
+    tag = "-quick" if quick else ""
+    ours = [measure(seed, setting, tag) for seed in seeds]
+    rivals: dict[str, Any] = {
+        "prune-train, 1 epoch": {
+            str(seed): part(f"fig2ab-rival-full-seed{seed}{tag}", setting, seed, 0.01 if quick else 1.0)
+            for seed in seeds
+        }
+    }
+    beside = {}
+    if not quick:
+        beside["quarter width"] = [measure(seed, vgg.NARROW, tag) for seed in seeds]
+        for epochs in LONG:
+            rivals[f"prune-train, {epochs:g} epochs, quarter width"] = part(
+                f"fig2ab-rival-quarter-{epochs:g}", vgg.NARROW, 0, epochs
+            )
 
     def claim(name: str, unit: str, bar: float, values: list[float]) -> Claim:
         return Claim(name, max(values), unit, "<=", bar, values)
@@ -53,55 +75,64 @@ def run(quick: bool) -> Findings:
         claim("bytes_written_ratio", "of dense weights", 0.006, [one["bytes_ratio"] for one in ours]),
         claim("epoch_equivalents_of_the_whole_tour", "epochs", 1.0, [one["epoch_equivalents"] for one in ours]),
     ]
-    rivals: dict[str, Any] = {"prune-train, 1 epoch": {str(seed): one for seed, one in rival.items()}}
-    rivals |= {f"prune-train, {epochs:g} epochs, quarter width": one for epochs, one in long.items()}
-    return Findings(list(seeds), claims, rivals, {"per_seed": ours}, picture(ours, rivals))
+    return Findings(list(seeds), claims, rivals, {"per_seed": ours, **beside}, picture(ours, rivals))
 
 
-def measure(seed: int, setting: vgg.Setting) -> dict[str, Any]:
+def measure(seed: int, setting: vgg.Setting, tag: str) -> dict[str, Any]:
     """C1 → C2 of the planned tour, on test images."""
+    bundle, facts = vgg.plan(seed, setting)
+    name = f"fig2ab-ours-{setting.width}-seed{seed}{tag}"
+    found = kept(name, (setting, facts), vgg.network(seed, setting), partial(walk, seed, setting, bundle))
+    return {"seed": seed, "epoch_equivalents": facts["epoch_equivalents"], "planning": facts, **found}
+
+
+def walk(seed: int, setting: vgg.Setting, bundle: Bundle) -> dict[str, Any]:
+    """Answers along the way, and at its end."""
     dataset = load("cifar10")
-    bundle = vgg.plan(seed, setting)
     move = bundle.transitions[0]
     start, end = (bundle.states[mode] for mode in move.ends)
     few = vgg.evaluator(bundle, vgg.test_samples(dataset, setting.images))
-    dense = few.at(bundle.table, bundle.table.dense())
-    states = []
-    for kind, share, answers in vgg.states(few, bundle.table, start, end, move.chunks, seed):
-        points, bound = vgg.drop(dense, answers)
-        states.append({"kind": kind, "at": share, "drop": points, "bound": bound})
-    every = vgg.evaluator(bundle, vgg.test_samples(dataset, 10_000 if setting.refine else setting.images))
+    states = walked(few, bundle.table, (start, end), move.chunks, seed)
+    every = vgg.evaluator(bundle, vgg.test_samples(dataset, setting.tested))
     points, bound = vgg.drop(every.at(bundle.table, bundle.table.dense()), every.at(bundle.table, end))
     return {
-        "seed": seed, "states": states, "end_drop": points, "end_bound": bound, "strategy": move.entry.strategy,
+        "states": states, "end_drop": points, "end_bound": bound, "strategy": move.entry.strategy,
         "bytes_ratio": move.entry.bytes_written / bundle.manifest.model.dense_bytes,
-        "epoch_equivalents": bundle.manifest.planning.epoch_equivalents,
         "damping": bundle.manifest.modes[1].damping,
     }  # fmt: skip
 
 
-def full_width(seed: int, quick: bool) -> dict[str, Any]:
-    """Prune-train at one epoch."""
-    return rival(vgg11(load("cifar10"), seed), vgg.FILTERS, 0.01 if quick else 1.0, seed, quick)
+def walked(
+    asked: Evaluator, table: RowTable, ends: tuple[State, State], chunks: ChunkList, seed: int
+) -> list[dict[str, Any]]:
+    """The drop in each of the states that every path is measured in."""
+    dense = asked.at(table, table.dense())
+    found = []
+    for kind, share, answers in vgg.states(asked, table, *ends, chunks, seed):
+        points, bound = vgg.drop(dense, answers)
+        found.append({"kind": kind, "at": share, "drop": points, "bound": bound})
+    return found
 
 
-def quarter_width(epochs: float) -> dict[str, Any]:
-    """Prune-train at a quarter of all widths: 12 of 16 filters."""
-    return rival(trained("vgg11-quarter", load("cifar10"), 0), vgg.FILTERS // 4, epochs, 0, quick=False)
+def part(name: str, setting: vgg.Setting, seed: int, epochs: float) -> dict[str, Any]:
+    """A rival's figures, from the cache where it was measured before."""
+    module = vgg.network(seed, setting)
+    return kept(name, (setting, epochs, RATES), module, partial(rival, module, setting, epochs, seed))
 
 
-def rival(module: Any, remove: int, epochs: float, seed: int, quick: bool) -> dict[str, Any]:
-    """Choose the rate on selection images, then spend the budget."""
+def rival(module: nn.Module, setting: vgg.Setting, epochs: float, seed: int) -> dict[str, Any]:
+    """Choose the rate on selection images, then spend the budget, then walk from C1 to what was reached."""
     dataset = load("cifar10")
     fit, selection = fit_and_selection(dataset, seed)
     samples = Samples(dataset.train_x[fit], dataset.train_y[fit])
     held = Samples(dataset.train_x[selection[:1000]], dataset.train_y[selection[:1000]])
-    test = vgg.test_samples(dataset, 50 if quick else vgg.STATES_IMAGES)
+    test = vgg.test_samples(dataset, setting.images)
+    remove, tuned = vgg.FILTERS // setting.width, epochs / 10
     tried = {
-        rate: prune_train(
-            module, LAYER, remove, samples, held, epochs=min(epochs, 0.1), rate=rate, seed=seed, looks=()
-        ).right["end"].mean()
-        for rate in (RATES[:1] if quick else RATES)
+        rate: float(prune_train(
+            module, LAYER, remove, samples, held, epochs=min(tuned, 1.0), rate=rate, seed=seed, looks=()
+        ).right["end"].mean())
+        for rate in RATES
     }  # fmt: skip
     best = max(tried, key=lambda rate: tried[rate])
     found = prune_train(
@@ -110,17 +141,32 @@ def rival(module: Any, remove: int, epochs: float, seed: int, quick: bool) -> di
     )  # fmt: skip
     dense = prune_train(module, LAYER, 0, samples, test, epochs=0.0, rate=best, seed=seed, looks=()).right["end"]
     drops = {name: 100 * float(dense.mean() - right.mean()) for name, right in found.right.items()}
-    return {"rate": best, "epochs": found.epochs, "epochs_of_tuning": 0.1 * len(tried), "drops": drops}
+    return {
+        "rate": best, "tried": {f"{rate:g}": right for rate, right in tried.items()}, "epochs": found.epochs,
+        "drops": drops, "walked": way_to(module, found.tensors, test, seed) if setting.width == 1 else None,
+    }  # fmt: skip
 
 
-def kept(name: str, work: Any) -> dict[str, Any]:
-    """A part's result, from the cache if it was finished before."""
-    path = cache_directory() / "benchmarks" / f"{name}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(work()))
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+def way_to(module: nn.Module, tensors: dict[str, Tensor], test: Samples, seed: int) -> dict[str, Any]:
+    """States on the ordered way from C1 to a rival's end, and the bytes that it writes."""
+    network = trace(module, torch.from_numpy(test.inputs[:2]))
+    layer = network.layer(LAYER)
+    gone = torch.nonzero(tensors[layer.weight].flatten(1).abs().sum(1) == 0).flatten().tolist()
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    ends = {
+        "C1": EndPoint("C1", {}, network.module.state_dict(), {}),
+        "end": EndPoint("end", {LAYER: tuple(gone)}, contiguous, {}),
+    }
+    table, states = row_table(network, ends)
+    moved = [name for one in table.layers for name in (one.weight, one.bias) if name is not None]
+    constants = {name: value.numpy() for name, value in network.module.state_dict().items() if name not in moved}
+    live = export_live(network.module, torch.from_numpy(test.inputs[:2]), moved)
+    chunks = ordered(table, states["C1"], states["end"]).chunks
+    asked = Evaluator(Session(live, constants, threads=1), test)
+    return {
+        "states": walked(asked, table, (states["C1"], states["end"]), chunks, seed),
+        "bytes_written": chunks.total_bytes(table),
+    }
 
 
 def picture(ours: list[dict[str, Any]], rivals: dict[str, Any]) -> Figure:

@@ -7,11 +7,9 @@ a bundle of at most 1.5 times the dense weights; at most 30 minutes and 4 GiB fo
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,17 +18,19 @@ from matplotlib.figure import Figure
 
 from benchmarks import vgg
 from benchmarks.frame import Claim, Findings, main
-from benchmarks.networks import fit_and_selection, vgg11
-from planner.compensation import eliminate
+from benchmarks.parts import kept
 from planner.cost import CostMeter
-from planner.datasets import load
-from planner.endpoint import EndPointSearch
+from planner.datasets import load, split
 from planner.gram import collect
 from planner.modes import ModeTarget
 from planner.narrow import narrow
-from planner.network import trace
+from planner.network import Layer, Network, trace
+from planner.options import Options
+from planner.plan import end_points
 from runtime.bundle import Bundle
 from runtime.compact import pack
+from runtime.evaluation import Answers
+from runtime.samples import Samples
 from runtime.session import Session
 from runtime.simulator import compile_strategy, ends_of
 
@@ -45,52 +45,50 @@ def run(quick: bool) -> Findings:
     seeds = SEEDS[:1] if quick else SEEDS
     per_seed = []
     for seed in seeds:
-        # A process of its own: its peak memory is that of planning alone.
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            planned = pool.submit(plan, seed, setting).result()
-        per_seed.append({**planned, **measure(seed, setting)})
+        bundle, facts = vgg.plan(seed, setting)
+        module = vgg.network(seed, setting)
+        name = f"fig2d-seed{seed}{'-quick' if quick else ''}"
+        found = kept(name, (setting, facts), module, partial(measure, seed, setting, bundle))
+        per_seed.append({"seed": seed, "planning": facts, **sizes(bundle), **found})
     return findings(list(seeds), per_seed)
 
 
-def plan(seed: int, setting: vgg.Setting) -> dict[str, Any]:
-    """Plan the tour, unless it was planned before, and say what that took."""
-    begun = time.monotonic()
-    bundle = vgg.plan(seed, setting)
-    planning, dense = bundle.manifest.planning, bundle.manifest.model.dense_bytes
+def sizes(bundle: Bundle) -> dict[str, Any]:
+    """Bytes of the bundle and of its paths, and how the paths were chosen."""
+    dense = bundle.manifest.model.dense_bytes
     return {
-        "seed": seed,
-        "fresh": time.monotonic() - begun > planning.seconds / 2,
-        "planning_seconds": planning.seconds,
-        "epoch_equivalents": planning.epoch_equivalents,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "bundle_ratio": bundle.size_bytes / dense,
         "c2_bytes_ratio": bundle.transitions[0].entry.bytes_written / dense,
         "tour_bytes_ratio": sum(move.entry.bytes_written for move in bundle.transitions) / dense,
         "strategies": {" → ".join(move.ends): move.entry.strategy for move in bundle.transitions},
         "skipped": {" → ".join(move.ends): list(move.entry.skipped) for move in bundle.transitions},
+        "too_dear": {" → ".join(move.ends): list(move.entry.too_dear) for move in bundle.transitions},
     }
 
 
-def measure(seed: int, setting: vgg.Setting) -> dict[str, Any]:
+def measure(seed: int, setting: vgg.Setting, bundle: Bundle) -> dict[str, Any]:
     """Walk the tour with every strategy on test images, and ask every mode."""
     dataset = load("cifar10")
-    bundle = vgg.plan(seed, setting)
-    few = vgg.evaluator(bundle, vgg.test_samples(dataset, setting.images))
-    dense = few.at(bundle.table, bundle.table.dense())
+    asked = {
+        images: vgg.evaluator(bundle, vgg.test_samples(dataset, images))
+        for images in (setting.images, setting.rival_images)
+    }
+    dense = {images: one.at(bundle.table, bundle.table.dense()) for images, one in asked.items()}
     tours: dict[str, Any] = {}
     for name in ("planned", *RIVALS):
         found = []
+        images = setting.images if name == "planned" else setting.rival_images
         for number, move in enumerate(bundle.transitions):
             start, end = ends_of(bundle, move, name)
             table, chunks = bundle.table, move.chunks
             if name != "planned":
                 table, chunks = compile_strategy(bundle, move, name, start, end)
-            for kind, share, answers in vgg.states(few, table, start, end, chunks, seed):
-                points, bound = vgg.drop(dense, answers)
+            for kind, share, answers in vgg.states(asked[images], table, start, end, chunks, seed):
+                points, bound = vgg.drop(dense[images], answers)
                 found.append({"at": number + share, "kind": kind, "drop": points, "bound": bound})
         tours[name] = found
         vgg.console.print(f"seed {seed}, {name}: worst {max(one['drop'] for one in found):.2f} points below C1")
-    every = vgg.evaluator(bundle, vgg.test_samples(dataset, 10_000 if setting.refine else setting.images))
+    every = vgg.evaluator(bundle, vgg.test_samples(dataset, setting.tested))
     whole = {name: every.at(bundle.table, state) for name, state in bundle.states.items()}
     drops = {name: vgg.drop(whole["C1"], answers) for name, answers in whole.items()}
     return {
@@ -121,33 +119,41 @@ def latency(bundle: Bundle) -> dict[str, float]:
     return {mode: float(np.median(np.divide(times, seconds["C1"]))) for mode, times in seconds.items()}
 
 
-def controls(seed: int, setting: vgg.Setting, bundle: Bundle, samples: Any, c4: Any) -> dict[str, float]:
-    """What the tour is compared with: dead nodes alone, and C4 planned at its number of filters directly."""
+def controls(seed: int, setting: vgg.Setting, bundle: Bundle, samples: Samples, c4: Answers) -> dict[str, Any]:
+    """What the tour is compared with: dead nodes alone, and C4 planned at its number of filters directly.
+
+    Both end points are found with all that the tour's were found with: images, dampings, polishing.
+    """
     dataset = load("cifar10")
-    fit, selection = fit_and_selection(dataset, seed)
-    generator = np.random.default_rng(seed)
-    fit = generator.permutation(fit)[: setting.fit]
-    inputs = torch.from_numpy(dataset.train_x[fit])
-    network = trace(vgg11(dataset, seed), inputs[:2])
+    options = vgg.options(seed, setting)
+    network = trace(vgg.network(seed, setting), torch.from_numpy(dataset.train_x[:2]))
+    search = end_points(network, dataset, options, CostMeter())
     *_, last = (layer for layer in network.layers if layer.why_fixed is None)
-    reader = network.layer(last.reader or "")
-    stats = collect(network, reader, inputs, current=network.module.state_dict(), positions=None)
-    dead = int((stats.gram.diagonal()[: last.units] == 0).sum())
+    dead = dead_units(network, last, seed, options)
     removed = {"features.0": vgg.FILTERS - vgg.RESTORED, last.name: vgg.NODES}
-    search = EndPointSearch(
-        network, inputs, torch.from_numpy(dataset.train_x[selection[: setting.fit // 2]]), CostMeter()
-    )
-    direct = search.find({"C1": ModeTarget("C1", None, {}), "C4": ModeTarget("C4", "C1", removed)}, lambda _: None)[
-        "C4"
-    ]
-    only_dead = eliminate(stats, 1, last.units, min(dead, vgg.NODES)).errors
-    right = _right(narrow(network, direct), samples)
+    direct = search.find({"C1": ModeTarget("C1", None, {}), "C4": ModeTarget("C4", "C1", removed)}, lambda _: None)
+    alone = search.build("dead", {last.name: tuple(dead[: vgg.NODES])}) if dead else None
+    dense = _right(network.module, samples)
     return {
-        "dead_share": dead / last.units,
-        "error_of_removing_dead_nodes_alone": only_dead[-1] if only_dead else 0.0,
+        "dead_share": len(dead) / last.units,
+        "removed_dead_alone": min(len(dead), vgg.NODES),
+        "drop_of_dead_alone": 100 * float(dense.mean() - _right(narrow(network, alone), samples).mean())
+        if alone
+        else 0.0,
         "c4_accuracy": c4.accuracy,
-        "direct_accuracy": float(right.mean()),
+        "direct_accuracy": float(_right(narrow(network, direct["C4"]), samples).mean()),
     }
+
+
+def dead_units(network: Network, layer: Layer, seed: int, options: Options) -> list[int]:
+    """Units of a layer that answer zero to every image that rows are fitted on."""
+    dataset = load("cifar10")
+    fit, _ = split(dataset, seed, options.selection)
+    inputs = torch.from_numpy(dataset.train_x[np.random.default_rng(seed).permutation(fit)[: options.fit]])
+    stats = collect(
+        network, network.layer(layer.readers[0]), inputs, current=network.module.state_dict(), positions=None
+    )
+    return torch.nonzero(stats.gram.diagonal()[: layer.units] == 0).flatten().tolist()
 
 
 def _right(module: torch.nn.Module, samples: Any) -> np.ndarray:
@@ -167,12 +173,12 @@ def findings(seeds: list[int], per_seed: list[dict[str, Any]]) -> Findings:
 
     claims = [
         claim("worst_state_drop", "points", 1.2, [worst(one, "planned") for one in per_seed]),
-        claim("epoch_equivalents", "epochs", 1.0, [one["epoch_equivalents"] for one in per_seed]),
+        claim("epoch_equivalents", "epochs", 1.0, [one["planning"]["epoch_equivalents"] for one in per_seed]),
         claim("c4_below_direct", "points", 0.1,
               [100 * (one["nodes"]["direct_accuracy"] - one["nodes"]["c4_accuracy"]) for one in per_seed]),
         claim("bundle_ratio", "of dense weights", 1.5, [one["bundle_ratio"] for one in per_seed]),
-        claim("planning_minutes", "min", 30.0, [one["planning_seconds"] / 60 for one in per_seed]),
-        claim("peak_memory", "GiB", 4.0, [one["peak_gib"] for one in per_seed]),
+        claim("planning_minutes", "min", 30.0, [one["planning"]["planning_seconds"] / 60 for one in per_seed]),
+        claim("peak_memory", "GiB", 4.0, [one["planning"]["peak_gib"] for one in per_seed]),
     ]  # fmt: skip
     rivals = {name: {"worst_state_drop": [worst(one, name) for one in per_seed]} for name in RIVALS}
     return Findings(seeds, claims, rivals, {"per_seed": per_seed}, picture(per_seed))

@@ -13,7 +13,8 @@ from planner.configuration import Configuration
 from planner.correction import corrected_path, led_coordinates
 from planner.cost import CostMeter
 from planner.datasets import Dataset, split
-from planner.endpoint import EndPoint, EndPointSearch
+from planner.endpoint import EndPoint
+from planner.endpoint_search import EndPointSearch
 from planner.metric import PullbackMetric
 from planner.modes import ModeTarget
 from planner.network import Network

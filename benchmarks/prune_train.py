@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from planner import augmentation
 from planner.cost import CostMeter
 from runtime.samples import Samples
+
+SHIFT = 4
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,12 @@ class Pruned:
     Attributes:
         right: Removed filters to which test answers were right: just after a removal, and at the end.
         epochs: What it cost, in epoch-equivalents.
+        tensors: Weights at the end, of removed filters zero.
     """
 
     right: dict[str, np.ndarray]
     epochs: float
+    tensors: dict[str, Tensor]
 
 
 def prune_train(
@@ -65,6 +70,7 @@ def prune_train(
         step: Called with a line at each look.
     """
     network = copy.deepcopy(module).eval()  # dropout off: the budget is too small for it to help
+    network = network.to(memory_format=torch.channels_last)
     convolution = network.get_submodule(layer)
     assert isinstance(convolution, nn.Conv2d)
     mask = torch.ones(convolution.out_channels)
@@ -85,15 +91,22 @@ def prune_train(
         for group in optimiser.param_groups:
             group["lr"] = rate * (1 - count / steps)
         at = torch.randint(len(fit), (batch,), generator=generator).numpy()
-        images = _augmented(torch.from_numpy(fit.inputs[at]), generator)
+        images = augmentation.mirrored(
+            augmentation.shifted(torch.from_numpy(fit.inputs[at]), SHIFT, generator), generator
+        )
         optimiser.zero_grad()
-        F.cross_entropy(network(images), torch.from_numpy(fit.labels[at])).backward()
+        # Products in bfloat16, as networks are trained where a processor has it; weights and sums stay float32.
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(
+                network(images.contiguous(memory_format=torch.channels_last)), torch.from_numpy(fit.labels[at])
+            )
+        loss.backward()
         optimiser.step()
         _apply(convolution, mask)
         cost.forward_backward(batch)
     right["end"] = _right(network, test)
     step(f"end: {right['end'].mean():.2%}")
-    return Pruned(right, cost.epoch_equivalents(len(fit)))
+    return Pruned(right, cost.epoch_equivalents(len(fit)), dict(network.state_dict()))
 
 
 def _apply(convolution: nn.Conv2d, mask: Tensor) -> None:
@@ -107,11 +120,3 @@ def _right(network: nn.Module, test: Samples, batch: int = 250) -> np.ndarray:
     with torch.no_grad():
         parts = [network(torch.from_numpy(test.inputs[at : at + batch])).argmax(1) for at in range(0, len(test), batch)]
     return torch.cat(parts).numpy() == test.labels
-
-
-def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
-    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    down, right = torch.randint(0, 9, (2,), generator=generator).tolist()
-    height, width = images.shape[2:]
-    return F.pad(images, (4, 4, 4, 4))[:, :, down : down + height, right : right + width]

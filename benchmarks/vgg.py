@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import resource
+import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from rich.console import Console
+from torch import nn
 
-from benchmarks.networks import vgg11
+from benchmarks.networks import trained, vgg11
+from benchmarks.parts import digest, folder, kept
 from device_profiles import Profile, loader
 from device_profiles.schema import Change, Mode, Selector
 from planner.candidates import drop_bound
 from planner.datasets import Dataset, load
-from planner.image_files import cache_directory
 from planner.options import Options
 from planner.plan import make_plan
 from runtime.bundle import Bundle, read
@@ -27,20 +36,24 @@ from runtime.session import Session
 FILTERS, RESTORED, NODES = 50, 30, 1000
 MODEL = "vgg11"
 STATES_IMAGES = 2000
-"""Test images that states between modes are measured on; modes are measured on all 10,000."""
+"""Test images that states between modes are measured on, of rivals the first quarter; modes on all 10,000."""
 WHOLE, TORN = 5, 4
 console = Console(stderr=True)
 
 
-def profile() -> Profile:
-    """The modes of figure 2D on a Raspberry Pi 5: 50 of 64 filters, 1,000 nodes of the last hidden layer, 30 back."""
+def profile(width: int = 1) -> Profile:
+    """The modes of figure 2D on a Raspberry Pi 5: 50 of 64 filters, 1,000 nodes of the last hidden layer, 30 back.
+
+    Args:
+        width: What all widths of the network are divided by; where they are, there are C1 and C2 alone.
+    """
     filters = Selector(role="convolution", position=1)
     nodes = Selector(role="classifier", position=-1)
     modes = {
         "C1": Mode(description="the dense network"),
         "C2": Mode(
-            description=f"{FILTERS} of 64 first-layer filters removed", from_="C1",
-            remove=(Change(layer=filters, count=FILTERS),),
+            description=f"{FILTERS // width} of {64 // width} first-layer filters removed", from_="C1",
+            remove=(Change(layer=filters, count=FILTERS // width),),
         ),
         "C3": Mode(
             description=f"{NODES} classifier nodes removed as well", from_="C2",
@@ -52,35 +65,73 @@ def profile() -> Profile:
         ),
     }  # fmt: skip
     base = loader.load("raspberry-pi-5")
-    return msgspec.structs.replace(base, name="vgg11-tour", modes=modes)
+    if width == 1:
+        return msgspec.structs.replace(base, name="vgg11-tour", modes=modes)
+    few = {name: modes[name] for name in ("C1", "C2")}
+    return msgspec.structs.replace(base, name="vgg11-narrow", modes=few, transitions=(("C1", "C2"),))
 
 
 @dataclass(frozen=True)
 class Setting:
     """What a plan may spend, and what is measured on."""
 
-    fit: int = 3000
+    fit: int = 2000
     selection: int = 5000
-    refine: int = 6000
+    refine: int = 10_000
     images: int = STATES_IMAGES
+    rival_images: int = 500
+    tested: int = 10_000
+    width: int = 1
 
 
-QUICK = Setting(fit=100, selection=200, refine=0, images=50)
+QUICK = Setting(fit=100, selection=200, refine=0, images=50, rival_images=50, tested=50)
+NARROW = Setting(width=4)
 
 
-def plan(seed: int, setting: Setting) -> Bundle:
-    """The bundle of a seed; kept in the cache, so that figures measure the same one."""
-    dataset = load("cifar10")
-    name = f"vgg11-tour-{setting.fit}-{setting.selection}-{setting.refine}-seed{seed}"
-    path = cache_directory() / "benchmarks" / name
+def network(seed: int, setting: Setting) -> nn.Module:
+    """C1: of full width one checkpoint for all planning seeds, of a quarter one that is trained here."""
+    return vgg11(load("cifar10"), seed) if setting.width == 1 else trained(f"{MODEL}-quarter", load("cifar10"), 0)
+
+
+def plan(seed: int, setting: Setting) -> tuple[Bundle, dict[str, Any]]:
+    """The bundle of a planning seed and what it cost; kept in the cache, so that figures measure the same one."""
+    module = network(seed, setting)
+    made_of = f"{options(seed, setting)}, widths divided by {setting.width}"
+    key = hashlib.sha256(f"{made_of}{digest(module)}".encode()).hexdigest()[:12]
+    name = f"vgg11-tour-{key}-seed{seed}"
+    path = folder() / name
     if not path.exists():
-        options = Options(
-            seed=seed, fit=setting.fit, selection=setting.selection, refine=setting.refine, shift=4,
-            stored=200, tested=500, waypoints=3, torn=2,
-        )  # fmt: skip
+        (folder() / f"{name}.json").unlink(missing_ok=True)
+
+    def work() -> dict[str, Any]:
         console.print(f"planning VGG-11's tour, seed {seed}")
-        make_plan(vgg11(dataset, seed), MODEL, dataset, profile(), path, options=options)
-    return read(path)
+        # A process of its own: its peak memory is that of planning alone.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(_plan, seed, setting, path).result()
+
+    facts = kept(name, made_of, module, work)
+    return read(path), facts
+
+
+def options(seed: int, setting: Setting) -> Options:
+    """What the plan of a seed may spend."""
+    return Options(
+        seed=seed, fit=setting.fit, selection=setting.selection, refine=setting.refine, shift=4, stored=200,
+        tested=500, waypoints=3, torn=2,
+    )  # fmt: skip
+
+
+def _plan(seed: int, setting: Setting, path: Path) -> dict[str, Any]:
+    module, dataset = network(seed, setting), load("cifar10")
+    begun = time.monotonic()
+    made = make_plan(module, MODEL, dataset, profile(setting.width), path, options=options(seed, setting), replace=True)
+    return {
+        "planning_seconds": made.planning.seconds,
+        "seconds_with_evidence": time.monotonic() - begun,
+        "threads": torch.get_num_threads(),
+        "epoch_equivalents": made.planning.epoch_equivalents,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
 
 
 def test_samples(dataset: Dataset, count: int) -> Samples:

@@ -6,12 +6,12 @@ multiply-accumulate saved costs the least error, until enough are saved. Every s
 so a deeper mode lacks what a shallower one lacks, and more.
 
 The sum of relative errors of pre-activations stands in for what the outputs lose. It ignores that errors of one layer
-reach the next, which the refits of `planner.endpoint` correct on what each layer will really read.
+reach the next, which the refits of `planner.endpoint_search` correct on what each layer will really read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from device_profiles.errors import GeoshiftError
 from planner.compensation import eliminate_jointly
 from planner.cost import CostMeter
 from planner.gram import collect
-from planner.network import Network, removable
+from planner.network import Layer, Network, removable
 from planner.sweep import Reading
 
 DAMPING = 1e-2
@@ -99,11 +99,19 @@ def compact_macs(network: Network, counts: Mapping[str, int]) -> int:
         network: The network.
         counts: Number of removed units by the first layer of each group; those that lose none may be left out.
     """
-    total = 0
+    return sum(layer.positions * units * columns for layer, units, columns in _sizes(network, counts))
+
+
+def compact_weights(network: Network, counts: Mapping[str, int]) -> int:
+    """Weights and biases of the physically smaller network; arguments as for `compact_macs`."""
+    return sum(units * (columns + (layer.bias is not None)) for layer, units, columns in _sizes(network, counts))
+
+
+def _sizes(network: Network, counts: Mapping[str, int]) -> Iterator[tuple[Layer, int, int]]:
+    """Each layer with the units and the columns that are left of it."""
     for layer in network.layers:
         columns = layer.columns - sum(counts.get(one.group, 0) * one.columns_per_unit for one in layer.sources)
-        total += layer.positions * (layer.units - counts.get(layer.group, 0)) * columns
-    return total
+        yield layer, layer.units - counts.get(layer.group, 0), columns
 
 
 def allocate(network: Network, found: Mapping[str, Curve], share: float, gone: Mapping[str, int]) -> dict[str, int]:

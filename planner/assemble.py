@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 
 from safetensors.numpy import save as save_tensors
 
@@ -179,11 +178,6 @@ def complete(
         EVALUATION: pack(held.evaluator.samples.take(held.stored)),
     }
     return manifest, files
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of what a plan's numbers come from."""
-    return {name: version(name) for name in ("geoshift", "torch", "onnxruntime", "numpy")}
 
 
 def _best_geodesic(choice: Choice) -> Candidate | None:

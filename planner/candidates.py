@@ -66,16 +66,23 @@ class Choice:
         candidates: All that were walked.
         feasible: Those within the guard.
         skipped: Names of those that were not walked, because none of them could have been chosen.
+        too_dear: Names of those that were not walked, because the budget did not allow it.
     """
 
     chosen: Candidate
     candidates: tuple[Candidate, ...]
     feasible: tuple[Candidate, ...]
     skipped: tuple[str, ...] = ()
+    too_dear: tuple[str, ...] = ()
 
 
 def choose(
-    candidates: Sequence[Candidate], dense: Answers, max_drop: float, what: str, skipped: Sequence[str] = ()
+    candidates: Sequence[Candidate],
+    dense: Answers,
+    max_drop: float,
+    what: str,
+    skipped: Sequence[str] = (),
+    too_dear: Sequence[str] = (),
 ) -> Choice:
     """The path to deploy.
 
@@ -88,7 +95,8 @@ def choose(
         dense: The dense network's answers on the selection split.
         max_drop: Largest accepted drop of accuracy, as a fraction.
         what: Names the transition in the error.
-        skipped: Names of candidates that were not walked.
+        skipped: Names of candidates that were not walked, since none could have been chosen.
+        too_dear: Names of candidates that were not walked for want of budget.
 
     Raises:
         NoSafePath: None is feasible.
@@ -100,12 +108,13 @@ def choose(
             f"{what}: found at best {best.name}, whose worst state is right on {best.worst:.2%} of the selection split "
             f"(lower bound {best.bound:.2%}), expected a lower bound of at least {dense.accuracy - max_drop:.2%}; "
             "remove fewer units, give more selection samples (--selection), or loosen guard.max_drop_points"
+            + (f"; {', '.join(too_dear)} were left out, raise --budget to walk them" if too_dear else "")
         )
     chosen, *others = sorted(feasible, key=lambda one: (one.bytes_written, -one.worst, one.divergence))
     for other in others:
         if other.bytes_written > chosen.bytes_written and other.bound > chosen.worst:
             chosen = other
-    return Choice(chosen, tuple(candidates), tuple(feasible), tuple(skipped))
+    return Choice(chosen, tuple(candidates), tuple(feasible), tuple(skipped), tuple(too_dear))
 
 
 def is_feasible(candidate: Candidate, dense: Answers, max_drop: float) -> bool:

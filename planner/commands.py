@@ -11,7 +11,7 @@ import typer
 
 from device_profiles import loader
 from device_profiles.errors import GeoshiftError
-from planner.options import SELECTION
+from planner.options import FIT, SELECTION
 from runtime.commands import strategies_table
 from runtime.terminal import err, guarded, out, print_json, stages
 
@@ -158,6 +158,20 @@ def plan(
     work: Annotated[
         Path | None, typer.Option(help="Folder for finished jobs; an interrupted plan goes on from them.")
     ] = None,
+    fit: Annotated[int, typer.Option(min=1, help="Training samples that rows are fitted on, at most.")] = FIT,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Samples that fitted rows are trained on afterwards; 0 for least squares alone.")
+    ] = 0,
+    shift: Annotated[
+        int | None,
+        typer.Option(min=0, help="For photographs: move these samples by up to so many pixels, and mirror them."),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Epoch-equivalents the plan may cost; longer paths go first. Default 1 for large networks."
+        ),
+    ] = None,
     certify: Annotated[
         int | None,
         typer.Option(min=0, help="Test samples to prove right in every state; default 200, large networks 0."),
@@ -187,6 +201,10 @@ def plan(
         seed=seed,
         selection=selection,
         every_candidate=every_candidate,
+        fit=fit,
+        refine=refine,
+        shift=shift,
+        budget=budget,
         certified=certify,
         workers=workers,
         cluster=cluster,

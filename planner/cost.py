@@ -72,5 +72,10 @@ class CostMeter:
         return self._passes / ((FORWARD + BACKWARD) * training_set_size)
 
 
+def passes_of(epochs: float, training_set_size: int) -> int:
+    """Forward passes of one sample that fit into a number of epoch-equivalents."""
+    return int(epochs * (FORWARD + BACKWARD) * training_set_size)
+
+
 class CostError(GeoshiftError):
     """A cost was asked for in a unit that does not exist."""

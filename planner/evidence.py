@@ -131,6 +131,7 @@ def describe_transition(
         ),
         candidates=tuple(_candidate(one, choice) for one in choice.candidates),
         skipped=choice.skipped,
+        too_dear=choice.too_dear,
         certificate=certificate,
     )
 

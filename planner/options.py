@@ -9,6 +9,10 @@ SELECTION = 400
 """Suits the 1,297 training digits: fewer would make the bounds wider than the guard, more would leave too few to train
 on. With N samples, a drop of less than about 2.7 / N cannot be told from none."""
 
+FIT = 2000
+"""Suits small images: a refit of VGG-11's second layer was good with 1,000 of 32 × 32, and smaller ones have fewer
+positions."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -18,8 +22,7 @@ class Options:
         seed: Seed of the split, the probes and the torn states.
         selection: Training samples put aside to choose on.
         walked: Of these, how many every candidate path is walked on.
-        fit: Training samples that rows are fitted on, at most. A refit of VGG-11's second layer
-            was good with 1,000 images; smaller images have fewer positions, hence twice that.
+        fit: Training samples that rows are fitted on, at most.
         refine: Samples that each refitted layer is trained on afterwards, towards the dense network's outputs; 0 for
             least squares alone.
         shift: Pixels that these images are moved by at random, and mirrored; None to leave them as they are.
@@ -33,6 +36,9 @@ class Options:
         threads: Threads PyTorch computes with; 0 chooses one for a small network and PyTorch's own number for a large.
         every_candidate: Whether paths are walked to their end even when they cannot be chosen any more, and the best
             geodesic is kept in the bundle: for comparisons, at several times the cost.
+        budget: Epoch-equivalents that the plan may cost: candidates that would go beyond are left out, all but the
+            one-pass write. None for 1 where the network is large, and for no limit where it is small or every candidate
+            is asked for.
         workers: Processes that walk candidates; 1 for none but this one.
         cluster: Address of a Dask scheduler whose workers walk candidates instead.
         work: Folder that finished jobs are kept in; a plan that was interrupted goes on from them.
@@ -41,7 +47,7 @@ class Options:
     seed: int = 0
     selection: int = SELECTION
     walked: int = 1000
-    fit: int = 2000
+    fit: int = FIT
     refine: int = 0
     shift: int | None = None
     probes: int = 64
@@ -52,6 +58,7 @@ class Options:
     torn: int = 20
     threads: int = 0
     every_candidate: bool = False
+    budget: float | None = None
     workers: int = 1
     cluster: str | None = None
     work: Path | None = None

@@ -7,6 +7,7 @@ bound can lie above those of the ends. Where the one-pass write is that good alr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, as_completed
 from typing import Any
@@ -16,7 +17,7 @@ from planner.cost import CostMeter
 from planner.executors import Share
 from planner.progress import Progress
 from planner.store import Store
-from planner.study import GEODESICS, Ends, Job, Outcome, Rival, Study
+from planner.study import GEODESICS, SEATED, Ends, Job, Outcome, Rival, Study
 
 STEPS = (4, 10)
 """Points of the ramps and lines considered. On a network of 300 hidden units a ramp of 21 points was no better than
@@ -24,10 +25,11 @@ one ordered pass, so few points suffice to find out whether a network is differe
 ROUNDS: tuple[tuple[str, ...], ...] = (
     ("ordered",),
     ("zero-first", "naive"),
+    (SEATED,),
     (*(f"{strategy} {steps}" for steps in STEPS for strategy in ("ramp", "linear")), GEODESICS),
 )
-"""Kinds of paths by what they write: one pass in the order that should harm least, one pass in other orders, longer
-ones. Jobs of one round do not depend on each other."""
+"""Kinds of paths by what they write: one pass in the order that should harm least, one pass in other orders, two
+passes by way of free seats, longer ones. Jobs of one round do not depend on each other."""
 
 
 def choose_paths(
@@ -38,6 +40,7 @@ def choose_paths(
     *,
     store: Store | None = None,
     every_candidate: bool,
+    budget: int | None = None,
     cost: CostMeter,
     progress: Progress,
 ) -> dict[Ends, Choice]:
@@ -50,6 +53,8 @@ def choose_paths(
         share: Makes the study available to the executor's workers.
         store: Keeps finished jobs, and has those of an earlier run.
         every_candidate: Whether to walk those that cannot be chosen any more, to compare them.
+        budget: Forward passes up to which ``cost`` may rise: a job that would take more than what is left then is not
+            begun. The first round always is, since no plan can do without it. None for no limit.
         cost: Counts what is spent, wherever it is.
         progress: Shows where the work is.
 
@@ -60,21 +65,31 @@ def choose_paths(
     store = store or Store(None, "")
     found: dict[Ends, list[Candidate]] = {ends: [] for ends in transitions}
     skipped: dict[Ends, tuple[str, ...]] = dict.fromkeys(transitions, ())
+    too_dear: dict[Ends, tuple[str, ...]] = dict.fromkeys(transitions, ())
     for round_, kinds in enumerate(ROUNDS):
         rivals = {ends: _best(study, found[ends]) for ends in transitions}
         jobs: list[Job] = []
+        left = math.inf if budget is None or round_ == 0 else budget - cost.forward_passes
         for ends in transitions:
             if not every_candidate and _unbeatable(study, ends, rivals[ends]):
-                skipped[ends] += kinds
-            else:
-                jobs += [Job(ends, kind, not every_candidate, rivals[ends]) for kind in kinds]
+                skipped[ends] += tuple(kind for kind in kinds if kind != SEATED or ends in study.ways)
+                continue
+            for kind in kinds:
+                if kind == SEATED and ends not in study.ways:
+                    continue
+                if (price := study.price(kind)) <= left:
+                    left -= price
+                    jobs.append(Job(ends, kind, not every_candidate, rivals[ends]))
+                else:
+                    too_dear[ends] += (kind,)
         if jobs:
             progress.stage(f"Paths, round {round_ + 1} of at most {len(ROUNDS)}", len(jobs))
         for job, outcome in zip(jobs, _run(executor, shared, jobs, store, progress), strict=True):
             found[job.ends] += outcome.candidates
             cost.add(outcome.forward_passes)
     return {
-        ends: choose(found[ends], study.dense, study.max_drop, " → ".join(ends), skipped[ends]) for ends in transitions
+        ends: choose(found[ends], study.dense, study.max_drop, " → ".join(ends), skipped[ends], too_dear[ends])
+        for ends in transitions
     }
 
 

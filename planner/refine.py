@@ -1,6 +1,6 @@
 """Network-level refinement: a compensated configuration is trained towards the dense network's outputs.
 
-The refits of `planner.endpoint` match one layer at a time. What is left, the layers make up for together: the
+The refits of `planner.endpoint_search` match one layer at a time. What is left, the layers make up for together: the
 physically smaller network is trained on the squared distance of its outputs from the dense network's, on unlabelled
 inputs. Its divergence on inputs it is not trained on decides when to stop, and what is kept; a refinement that never
 lowers it returns the configuration it began with.
@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from device_profiles.errors import GeoshiftError
+from planner import augmentation
+from planner.approach import approach, layers_behind
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
 from planner.narrow import narrow, widen
@@ -42,6 +43,9 @@ class Settings:
         patience: Checks without a new lowest divergence after which it stops.
         shift: Images are moved by up to this many pixels in each direction, and mirrored, anew in each step; None to
             leave inputs as they are, as anything that is not an image of a scene needs.
+        approached: Samples to train on before that, in passes over the inputs given, until the layers behind read what
+            they read in the dense network; see `planner.approach`. 0 for none.
+        approach_rate: Highest learning rate of this.
         seed: Seed of order and augmentation.
     """
 
@@ -51,6 +55,8 @@ class Settings:
     checks: int = 8
     patience: int = 3
     shift: int | None = None
+    approached: float = 0.0
+    approach_rate: float = 3e-3
     seed: int = 0
 
 
@@ -60,9 +66,9 @@ class Refined:
 
     Attributes:
         end: The configuration at its lowest divergence.
-        divergence: Root mean squared distance from the dense outputs on the selection inputs: at the start, then at
-            each check.
-        samples: Samples trained on up to each of these.
+        divergence: Root mean squared distance from the dense outputs on the selection inputs: at the start, after the
+            approach if there was one, then at each check.
+        samples: Samples trained on towards the outputs up to each of these.
         kept: Index of the one that was kept; 0 is the start.
     """
 
@@ -117,6 +123,15 @@ def refine(
     best = [parameter.detach().clone() for parameter in moving]
     divergence = [_distance(_outputs(module, selection, meter), target)]
     samples, kept = [0], 0
+    behind = layers_behind(network, trained)
+    if how.approached and behind:
+        steps = max(1, round(how.approached * len(inputs) / how.batch))
+        batches = _batches(inputs, how, steps)
+        approach(network, module, moving, behind, batches, steps, rate=how.approach_rate, cost=meter)
+        divergence.append(_distance(_outputs(module, selection, meter), target))
+        samples.append(0)
+        if divergence[1] < divergence[0]:
+            kept, best = 1, [parameter.detach().clone() for parameter in moving]
     steps = max(1, round(how.passes * len(inputs) / how.batch))
     every = max(1, steps // how.checks)
     optimiser = torch.optim.Adam(moving, how.rate)
@@ -164,16 +179,9 @@ def _batches(inputs: Tensor, how: Settings, steps: int) -> Iterator[Tensor]:
         while len(order) < how.batch:
             order = torch.cat([order, torch.randperm(len(inputs), generator=generator)])
         batch, order = inputs[order[: how.batch]], order[how.batch :]
-        yield batch if how.shift is None else _moved(batch, how.shift, generator)
-
-
-def _moved(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Images mirrored at random and moved, all of a batch alike; what comes in at an edge is zero."""
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
-    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    down, right = torch.randint(0, 2 * shift + 1, (2,), generator=generator).tolist()
-    height, width = images.shape[2:]
-    return F.pad(images, (shift, shift, shift, shift))[:, :, down : down + height, right : right + width]
+        if how.shift is not None:
+            batch = augmentation.mirrored(augmentation.shifted(batch, how.shift, generator), generator)
+        yield batch
 
 
 def _outputs(module: nn.Module, inputs: Tensor, cost: CostMeter) -> Tensor:

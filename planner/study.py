@@ -21,9 +21,11 @@ from torch import Tensor
 from planner.candidates import Candidate, drop_bound, functional_length
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
-from planner.geodesic_path import geodesic_paths
+from planner.geodesic_path import PASSES, SEARCHES, geodesic_paths
 from planner.network import Network
 from planner.path_search import Record
+from planner.provenance import code_digest
+from planner.threads import threads
 from runtime import strategies
 from runtime.chunks import ChunkList
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
@@ -49,6 +51,8 @@ IN_STEPS: Mapping[str, Callable[[RowTable, State, State, int], Compiled]] = {
     "linear": strategies.linear,
 }
 GEODESICS = "geodesic"
+SEATED = "seated"
+"""Two ordered passes by way of a configuration in which the seats that units will take are free."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,11 @@ class Study:
         points: Mode name to configuration.
         table: Row versions of the modes.
         states: Mode name to state.
+        ways: Transition to a state that it may pass, where units of one end sit where the other's are read.
         live: Live ONNX graph.
         constants: Tensors that never move.
-        threads: Threads of ONNX Runtime in each worker.
+        threads: Threads of ONNX Runtime in each worker; they do not change an answer.
+        torch_threads: Threads of PyTorch in each worker; they may change the last bits of a geodesic.
         samples: Selection samples that paths are walked on.
         probes: Inputs of the pullback metric.
         max_drop: Accepted drop against the dense network, as a fraction.
@@ -119,9 +125,11 @@ class Study:
     points: Mapping[str, EndPoint]
     table: RowTable
     states: Mapping[str, State]
+    ways: Mapping[Ends, State]
     live: bytes
     constants: Mapping[str, Floats]
     threads: int
+    torch_threads: int
     samples: Samples
     probes: Tensor
     max_drop: float
@@ -136,11 +144,14 @@ class Study:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that an outcome depends on."""
-        found = hashlib.sha256(repr((self.network.module, self.states.keys(), self.max_drop, self.seed)).encode())
+        said = self.network.module, self.states.keys(), self.max_drop, self.seed, self.torch_threads, code_digest()
+        found = hashlib.sha256(repr(said).encode())
         tensors: list[NDArray[Any]] = [self.probes.numpy(), self.samples.inputs, self.samples.labels]
         for mode, end in self.points.items():
             tensors += [tensor.numpy() for tensor in end.tensors.values()]
             tensors += [self.states[mode][name] for name in self.table.names]
+        for stop in self.ways.values():
+            tensors += [stop[name] for name in self.table.names]
         for tensor in tensors:
             found.update(f"{tensor.dtype} {tensor.shape}".encode())
             found.update(np.ascontiguousarray(tensor).data)
@@ -163,10 +174,16 @@ class Study:
         """Answers of the dense network."""
         return Evaluator(self.session, self.samples).at(self.table, self.table.dense())
 
+    def price(self, kind: str) -> int:
+        """Forward passes that a job of a kind is expected to take at most."""
+        walk = (POSITIONS - 2 + 2 * TEARS) * len(self.samples)
+        return SEARCHES * walk + PASSES * len(self.probes) if kind == GEODESICS else walk
+
     def do(self, job: Job) -> Outcome:
         """Find the paths of a job and walk them."""
         cost = CostMeter()
-        compiled = self._compile(job, cost)
+        with threads(self.torch_threads):
+            compiled = self._compile(job, cost)
         found = tuple(self._walk(job, name, path, record, cost) for name, (path, record) in compiled.items())
         return Outcome(found, cost.forward_passes)
 
@@ -174,6 +191,10 @@ class Study:
         start, end = self.states[job.ends[0]], self.states[job.ends[1]]
         if job.kind in ONE_PASS:
             return {job.kind: (ONE_PASS[job.kind](self.table, start, end), None)}
+        if job.kind == SEATED:
+            stop = self.ways[job.ends]
+            chunks = [strategies.ordered(self.table, *leg).chunks for leg in ((start, stop), (stop, end))]
+            return {SEATED: (Compiled(ChunkList.join(chunks), {}), None)}
         strategy, _, steps = job.kind.partition(" ")
         if strategy in IN_STEPS:
             return {job.kind: (IN_STEPS[strategy](self.table, start, end, int(steps)), None)}

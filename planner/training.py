@@ -70,6 +70,7 @@ def train(
     threads: int | None = None,
     flip: bool | None = None,
     batch_norm: bool | None = None,
+    bfloat16: bool | None = None,
     progress: Callable[[Epoch], None] | None = None,
     resume: bool = False,
 ) -> TrainingResult:
@@ -96,6 +97,7 @@ def train(
             last bits.
         flip: Mirror half of the images; None for the recipe's choice.
         batch_norm: Train a twin with batch norm and fold it into `module` at the end; None for the recipe's choice.
+        bfloat16: Multiply in bfloat16; None for the recipe's choice.
         progress: Called after each epoch, when its partial checkpoint is safe.
         resume: Go on from `<out>.partial` instead of starting.
 
@@ -112,6 +114,7 @@ def train(
         usual.threads if threads is None else threads,
         usual.flip if flip is None else flip,
         usual.batch_norm if batch_norm is None else batch_norm,
+        usual.bfloat16 if bfloat16 is None else bfloat16,
     )  # fmt: skip
     _check_recipe(recipe, seed)
     _check_indices(dataset, fit_indices, selection_indices)
@@ -211,7 +214,8 @@ def _pass(
             seen = augmentation.shifted(images[batch], recipe.shift, generator)
             if recipe.flip:
                 seen = augmentation.mirrored(seen, generator)
-            loss = functional.cross_entropy(module(seen), labels[batch])
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+                loss = functional.cross_entropy(module(seen), labels[batch])
             loss.backward()
             optimizer.step()
             total += loss.item() * len(batch)

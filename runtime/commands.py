@@ -192,9 +192,12 @@ def _transitions_table(data: dict[str, Any]) -> Table:
 
 def _proved(certificate: dict[str, Any] | None) -> str:
     """Share of samples that are proved right, and what that says of all inputs."""
-    if certificate is None or certificate["why_not"] or not certificate["samples"]:
+    if certificate is None or certificate["why_not"]:
         return "-"
-    return f"{certificate['proved_torn'] / certificate['samples']:.2%} (≥ {certificate['bound_torn']:.2%})"
+    from runtime.findings import at_least
+
+    proved = at_least(certificate["proved_torn"] / certificate["samples"], 2)
+    return f"{proved} (≥ {at_least(certificate['bound_torn'], 2)})"
 
 
 def strategies_table(data: dict[str, Any]) -> Table:

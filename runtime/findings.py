@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -32,6 +33,12 @@ def decimals(samples: int) -> int:
 def percent(fraction: float, samples: int) -> str:
     """A share of ``samples`` answers; no line breaks within it."""
     return f"{100 * fraction:.{decimals(samples)}f}\N{NO-BREAK SPACE}%"
+
+
+def at_least(fraction: float, places: int) -> str:
+    """A share that is promised: rounded down, so that no more is said than holds; no line breaks within it."""
+    scale = 10.0**places
+    return f"{math.floor(100 * fraction * scale + 1e-9) / scale:.{places}f}\N{NO-BREAK SPACE}%"
 
 
 def fitted(modes: Sequence[str], letters: int) -> list[str]:
@@ -232,18 +239,22 @@ def proved(move: TransitionEntry) -> str:
     if certificate.why_not:
         return f"Nothing could be proved beyond the states that were measured: {certificate.why_not}."
     samples = certificate.samples
+
+    def share(count: int) -> str:
+        return at_least(count / samples, decimals(samples))
+
     words = (
-        f"Of {samples:,} held-out samples, {percent(certificate.proved_torn / samples, samples)} are proved right in "
+        f"Of {samples:,} held-out samples, {share(certificate.proved_torn)} are proved right in "
         f"every state of this path, whatever the order of rows within each of its {len(certificate.stages)} stages, in "
         "both directions and with a row torn at any place"
     )
     if certificate.proved_whole > certificate.proved_torn:
-        words += f" (with whole rows only: {percent(certificate.proved_whole / samples, samples)})"
+        words += f" (with whole rows only: {share(certificate.proved_whole)})"
     words += f"; {percent(certificate.ends_right / samples, samples)} are right between the stages, and more cannot be."
     if certificate.proved_torn:
         words += (
-            f" With 95 % confidence that makes at least {percent(certificate.bound_torn, samples)} of all inputs like "
-            "these."
+            f" With 95 % confidence that makes at least {at_least(certificate.bound_torn, decimals(samples))} of all "
+            "inputs like these."
         )
     else:
         words += " The bound is empty: this network is too deep for it, and says nothing about its states."

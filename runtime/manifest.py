@@ -142,7 +142,7 @@ class CandidateEntry(_Record, frozen=True, kw_only=True):
 class CertificateEntry(_Record, frozen=True, kw_only=True):
     """What is proved of every state of a transition, on held-out samples; see ``docs/certificate.md``."""
 
-    samples: Count
+    samples: Annotated[int, Meta(ge=1)]
     """Held-out samples that were bounded."""
     stages: tuple[Count, ...]
     """Chunks written before each stage begins. A stage writes one layer, no row twice; the order within it is free."""
@@ -187,6 +187,8 @@ class TransitionEntry(_Record, frozen=True, kw_only=True):
     candidates: tuple[CandidateEntry, ...]
     skipped: tuple[str, ...] = ()
     """Candidates that were not walked, because none of them could have been chosen."""
+    too_dear: tuple[str, ...] = ()
+    """Candidates that were not walked, because the planner's budget did not allow it."""
     certificate: CertificateEntry | None = None
     """What is proved of all its states; null if nothing was bounded."""
 

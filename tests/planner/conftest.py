@@ -15,7 +15,7 @@ from planner import checkpoint, models
 from planner.cost import CostMeter
 from planner.datasets import Dataset, load, split
 from planner.deploy import deploy, row_table
-from planner.endpoint import EndPointSearch
+from planner.endpoint_search import EndPointSearch
 from planner.modes import resolve
 from planner.network import trace
 from planner.options import Options
@@ -85,7 +85,8 @@ def study(digits, trained):
     table, states = row_table(network, ends)
     deployed = deploy(network, ends, table, states, inputs[:2], Silent())
     return Study(
-        network=network, points=ends, table=table, states=states, live=deployed.live, constants=deployed.constants,
-        threads=1, samples=Samples(digits.train_x[held], digits.train_y[held]), probes=inputs[fit[:16]],
+        network=network, points=ends, table=table, states=states, ways={}, live=deployed.live,
+        constants=deployed.constants, threads=1, torch_threads=1, probes=inputs[fit[:16]],
+        samples=Samples(digits.train_x[held], digits.train_y[held]),
         max_drop=0.025, seed=0,
     )  # fmt: skip

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from planner.allocation import AllocationError, Curve, allocate, compact_macs, curves
+from planner.allocation import AllocationError, Curve, allocate, compact_macs, compact_weights, curves
 from planner.cost import CostMeter
-from planner.endpoint import EndPointSearch
+from planner.endpoint_search import EndPointSearch
 from planner.modes import ModeError, ModeTarget, resolve
 from planner.narrow import narrow, widen
 from planner.network import removable, trace
@@ -130,6 +130,7 @@ def test_the_narrow_network_is_the_masked_one(network, found, search, digits):
     before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
     module = narrow(network, end)
     assert macs_by_hooks(module, x[:1]) == compact_macs(network, counts)
+    assert sum(one.numel() for one in module.parameters()) == compact_weights(network, counts)
     with torch.no_grad():
         masked = torch.func.functional_call(network.module, dict(end.tensors), (x,))
         torch.testing.assert_close(module(x), masked, rtol=FLOAT32, atol=FLOAT32)
@@ -159,6 +160,7 @@ def test_coupled_layers(name):
     end = search.build("deep", {group: orders[group][:count] for group, count in counts.items()})
     module = narrow(network, end)
     assert macs_by_hooks(module, x[:1]) == compact_macs(network, counts)
+    assert sum(one.numel() for one in module.parameters()) == compact_weights(network, counts)
     with torch.no_grad():
         masked = torch.func.functional_call(network.module, dict(end.tensors), (x,))
         torch.testing.assert_close(module(x), masked, rtol=FLOAT32, atol=FLOAT32)

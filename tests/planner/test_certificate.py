@@ -16,7 +16,7 @@ from planner.bounds import LINEAR, Bounds
 from planner.certificate import certify, population_bound, stages_of
 from planner.cost import CostMeter
 from planner.deploy import row_table
-from planner.endpoint import EndPointSearch
+from planner.endpoint_search import EndPointSearch
 from planner.export import export_live
 from planner.modes import ModeTarget
 from planner.network import Network, trace

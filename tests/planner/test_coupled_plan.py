@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from device_profiles import Change, Mode, Selector, loader
 from planner.compensation import eliminate_jointly, refit_columns
 from planner.cost import CostMeter
-from planner.endpoint import EndPointError, EndPointSearch, plain
+from planner.endpoint import EndPointError, plain
+from planner.endpoint_search import EndPointSearch
 from planner.gram import collect
 from planner.modes import ModeTarget, resolve
 from planner.network import removable, trace

@@ -6,7 +6,8 @@ import torch
 
 from device_profiles import loader
 from planner.cost import CostMeter
-from planner.endpoint import EndPointSearch, plain
+from planner.endpoint import plain
+from planner.endpoint_search import EndPointSearch
 from planner.evidence import pick_canary
 from planner.geodesic_path import geodesic_paths
 from planner.modes import ModeTarget, resolve
@@ -188,7 +189,15 @@ def test_polished_rows_depend_on_nothing_but_the_units_that_are_gone_before(digi
     plain = EndPointSearch(network, fit, stop, CostMeter())
     removed = {"conv1": tuple(range(8)), "fc1": tuple(range(20))}
     c2, c3 = search.build("C2", {"conv1": removed["conv1"]}), search.build("C3", removed)
-    assert asked == [["conv2"], ["fc2"]]  # C2's rows were taken for C3 as they are
+    # Few filters are polished with their readers, and C2's rows were taken for C3 as they are. The refit of the output
+    # layer is left: nothing comes nearer to the dense outputs than the least squares of these outputs.
+    assert asked == [["conv1", "conv2"]]
+    # The filters that are left sit where those that were removed first were read, and there alone.
+    assert c2.lacking == {"conv1": removed["conv1"]}
+    assert sorted(c2.removed["conv1"]) == list(range(8, 16))
+    assert not c2.tensors["conv1.weight"][8:].any()
+    assert c2.tensors["conv1.weight"][:8].flatten(1).any(1).all()
+    assert torch.equal(c2.tensors["conv1.weight"], c3.tensors["conv1.weight"])
     assert torch.equal(c2.tensors["conv2.weight"], c3.tensors["conv2.weight"])
     assert (c3.tensors["fc1.weight"][:20] == 0).all()
     assert (c3.tensors["fc2.weight"][:, :20] == 0).all()

@@ -12,9 +12,11 @@ from planner.executors import ClusterError, InProcess, executor
 from planner.progress import Silent
 from planner.race import ROUNDS, choose_paths
 from planner.store import Store, StoreError
-from planner.study import IN_STEPS, ONE_PASS, Job, Rival
+from planner.study import IN_STEPS, ONE_PASS, SEATED, Job, Rival
 
 TRANSITIONS = (("C1", "C2"), ("C2", "C3"))
+KINDS = tuple(kind for kinds in ROUNDS for kind in kinds if kind != SEATED)
+"""What is walked where no unit takes another seat."""
 
 
 def race(study, pool=None, share=lambda study: study, transitions=TRANSITIONS, **options):
@@ -71,7 +73,7 @@ def test_a_race_chooses_what_walking_everything_chooses_and_costs_less(whole, ra
 
 
 def test_walking_everything_leaves_nothing_out(whole):
-    kinds = {kind for kinds in ROUNDS for kind in kinds}
+    kinds = {*KINDS}
     assert kinds == {*ONE_PASS, *(f"{name} {steps}" for name in IN_STEPS for steps in (4, 10)), "geodesic"}
     for choice in whole[0].values():
         assert not choice.skipped
@@ -89,6 +91,30 @@ def test_a_path_is_given_up_at_the_first_state_that_rules_it_out(study):
     shorter = Rival(worst=0.0, bytes_written=whole.bytes_written - 1)
     (finished,) = study.do(Job(("C1", "C2"), "naive", race=True, rival=shorter)).candidates
     assert finished.complete == (whole.bound >= study.dense.accuracy - study.max_drop)
+
+
+def test_a_budget_leaves_out_what_would_go_beyond_it_and_says_so(study, whole):
+    first, _ = race(study, every_candidate=True, budget=0)
+    for choice in first.values():
+        assert [one.name for one in choice.candidates] == ["ordered"]  # no plan can do without it
+        assert {*choice.too_dear} == {*KINDS[1:]}
+    begun = sum(study.price("ordered") for _ in TRANSITIONS)
+    some, spent = race(study, every_candidate=True, budget=begun + study.price("naive"))
+    assert spent <= begun + study.price("naive")
+    assert sum(len(choice.candidates) for choice in some.values()) == len(TRANSITIONS) + 1
+    everything, _ = race(study, every_candidate=True, budget=10 * whole[1])
+    assert facts(everything) == facts(whole[0])
+
+
+def test_no_job_takes_more_than_its_price(study):
+    for kind in KINDS:
+        outcome = study.do(Job(("C1", "C2"), kind, race=False))
+        assert outcome.forward_passes <= study.price(kind), kind
+
+
+def test_a_plan_that_fails_for_want_of_budget_says_so(study):
+    with pytest.raises(NoSafePath, match="geodesic were left out, raise --budget"):
+        race(replace(study, max_drop=0.001), budget=0)
 
 
 def test_a_guard_that_nothing_meets_is_refused_although_every_path_was_given_up(study):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from planner.cost import CostMeter
-from planner.endpoint import EndPointSearch
+from planner.endpoint_search import EndPointSearch
 from planner.narrow import narrow
 from planner.network import trace
 from planner.refine import RefineError, Settings, refine

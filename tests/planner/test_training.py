@@ -332,3 +332,13 @@ def test_flip_changes_the_run_and_comes_from_the_seed(digits, tmp_path):
     a, b, c = (checkpoint.read_tensors(tmp_path / name)[0]["fc.weight"] for name in "abc")
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+def test_bfloat16_trains_other_weights_that_stay_float32(digits, tmp_path):
+    rough = run(digits, tmp_path / "a", bfloat16=True)
+    run(digits, tmp_path / "b", bfloat16=False)
+    module = normalised()
+    checkpoint.load(tmp_path / "a", module)
+    assert {one.dtype for one in module.parameters()} == {torch.float32}
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
+    assert rough.epochs[-1].loss < rough.epochs[0].loss

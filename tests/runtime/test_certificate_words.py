@@ -8,7 +8,7 @@ import pytest
 from runtime.bundle import read
 from runtime.commands import _proved
 from runtime.errors import BundleError
-from runtime.findings import proved
+from runtime.findings import at_least, proved
 from runtime.inspection import summary
 from runtime.manifest import CertificateEntry, decode, encode
 from runtime.report import _render
@@ -66,7 +66,7 @@ def test_inspection_has_it_and_a_manifest_keeps_it(tmp_path):
     again = decode(encode(with_it), "plan.json")
     assert again == with_it
     shown = msgspec.to_builtins(GOOD)
-    assert _proved(shown) == "97.31% (≥ 97.02%)"
+    assert _proved(shown) == "97.31\N{NO-BREAK SPACE}% (≥ 97.02\N{NO-BREAK SPACE}%)"
     assert _proved(None) == _proved(shown | {"why_not": "softmax"}) == "-"
 
 
@@ -77,3 +77,11 @@ def test_a_certificate_that_cannot_be_is_refused(tmp_path, field, value):
     raw["transitions"][0]["certificate"] = msgspec.to_builtins(GOOD) | {field: value}
     with pytest.raises(BundleError, match=rf"certificate\.{field}"):
         decode(msgspec.json.encode(raw), "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("fraction", "places", "said"),
+    [(0.97249, 2, "97.24"), (0.973, 1, "97.3"), (0.916665, 2, "91.66"), (1.0, 2, "100.00"), (0.0, 0, "0")],
+)
+def test_what_is_promised_is_never_rounded_up(fraction, places, said):
+    assert at_least(fraction, places) == f"{said}\N{NO-BREAK SPACE}%"
