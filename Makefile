@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/geoshift demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(READY)
 	scripts/check

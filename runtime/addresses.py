@@ -14,6 +14,7 @@ from runtime.errors import NoMulticast
 
 LOOPBACK: Final = ("127.", "::1")
 LINK_LOCAL: Final = ("169.254.", "fe80:")
+EVERY: Final = ("::", "0.0.0.0")  # noqa: S104  # compared with, not bound to
 POLL_S: Final = 15.0
 """How often to look where the system does not tell. A notebook that changes networks is found again by then."""
 _CHANGES: Final = 0x10 | 0x100 | 0x1
@@ -74,12 +75,13 @@ def _usable(address: Address) -> bool:
     return True
 
 
-def choose(found: Sequence[Address], interfaces: Sequence[str]) -> tuple[Address, ...]:
+def choose(found: Sequence[Address], interfaces: Sequence[str], listening: str = "::") -> tuple[Address, ...]:
     """The addresses to be reached at.
 
     Args:
         found: Every address of the machine.
         interfaces: Names of interfaces; without any, all but loopback.
+        listening: Address that a service listens at: ``::`` for all, ``0.0.0.0`` for all of IPv4.
 
     Raises:
         NoMulticast: None is left.
@@ -88,13 +90,23 @@ def choose(found: Sequence[Address], interfaces: Sequence[str]) -> tuple[Address
         chosen = tuple(address for address in found if address.interface in interfaces)
     else:
         chosen = tuple(address for address in found if not address.is_loopback)
+    chosen = tuple(address for address in chosen if _leads_to(address, listening))
     if not chosen:
         wanted = f"one of {', '.join(interfaces)}" if interfaces else "one that others can reach"
+        if listening not in EVERY:
+            wanted += f" with {listening}"
         names = ", ".join(sorted({address.interface for address in found})) or "none"
         raise NoMulticast(
             f"network: found addresses on {names}, expected {wanted}; connect it, or choose other interfaces"
         )
     return chosen
+
+
+def _leads_to(address: Address, listening: str) -> bool:
+    """Whether a service that listens there is reached at an address."""
+    if listening in EVERY:
+        return listening == "::" or not address.is_v6
+    return address.ip == listening.partition("%")[0]
 
 
 class ChangeWatch:

@@ -63,13 +63,16 @@ class Announcer:
         port: TCP port of the service.
         hints: What to say at first.
         how: Off switch, interfaces, name.
+        listening: Address that the service listens at; addresses that do not lead there are not told.
         clock: Monotonic seconds.
     """
 
     def __init__(
-        self, port: int, hints: Hints, how: Announcement | None = None, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+        self, port: int, hints: Hints, how: Announcement | None = None, *, listening: str = "::",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._port, self._hints, self._how, self._clock = port, hints, how or Announcement(), clock
+        self._listening = listening
         self._changed = threading.Condition()
         self._shown = Shown(state="off")
         self._thread: threading.Thread | None = None
@@ -192,7 +195,7 @@ class Announcer:
 
     def _record(self) -> Record:
         """What should be announced now."""
-        found = addresses.choose(addresses.present(), self._how.interfaces)
+        found = addresses.choose(addresses.present(), self._how.interfaces, self._listening)
         with self._changed:
             hints = self._hints
         label, host = labels(self._how.name or socket.gethostname().partition(".")[0], hints.id, self._number)

@@ -123,11 +123,13 @@ class Walk:
         target: Mode it should reach.
         rank: Rank that backs it.
         free: Whether it can still be turned: it is walking or paused, or was cancelled and is on its way back.
+        paused: Whether it stands still until somebody lets it go on, so that it has no end to wait for.
     """
 
     target: str
     rank: Rank
     free: bool
+    paused: bool = False
 
 
 class Step(Enum):
@@ -140,7 +142,7 @@ class Step(Enum):
     TURN = "turn"
     """Turn the walk under way."""
     BACK = "back"
-    """Let the walk go on, with the higher rank behind it."""
+    """Let the walk go on, with the rank of the decision behind it."""
     WAIT = "wait"
     """Look again once the walk under way has ended."""
 
@@ -155,8 +157,9 @@ def step(decision: Decision, at: str, walk: Walk | None) -> Step:
     """
     if walk is None:
         return Step.STAY if decision.mode == at else Step.BEGIN
-    if not higher(decision.rank, walk.rank):
-        return Step.STAY if decision.mode == walk.target else Step.WAIT
     if decision.mode == walk.target:
-        return Step.BACK
-    return Step.TURN if walk.free else Step.WAIT
+        # A pause is the last word of the rank that backs the walk, and ends with it.
+        passes = higher(decision.rank, walk.rank) or (walk.paused and decision.rank != walk.rank)
+        return Step.BACK if passes else Step.STAY
+    # What began a paused walk decides no more, and its end may never come.
+    return Step.TURN if walk.paused or (walk.free and higher(decision.rank, walk.rank)) else Step.WAIT

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from runtime.bundle import Bundle
-from runtime.terminal import guarded, out, print_json
+from runtime.terminal import guarded, out, plain, print_json
 
 BundlePath = Annotated[Path, typer.Argument(help="Directory of the plan bundle.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -37,8 +37,8 @@ def keygen(
     if as_json:
         print_json({"id": key.public.id, "private": str(private), "public": str(public)})
         return
-    out.print(f"Private key: {private} (keep it off devices; without it no newer release can be signed)")
-    out.print(f"Public key:  {public}")
+    out.print(f"Private key: {plain(private)} (keep it off devices; without it no newer release can be signed)")
+    out.print(f"Public key:  {plain(public)}")
     out.print(f"Id:          {key.public.id}", soft_wrap=True)
 
 

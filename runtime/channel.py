@@ -101,14 +101,14 @@ class Channel:
     def succeeds(self, target: str) -> bool:
         """Whether a request succeeds."""
         with self._reached():
-            return self._http.get(target).is_success
+            return self._http.get(_own(target)).is_success
 
     def lines(self, target: str, headers: Mapping[str, str], silence_s: float = SILENCE_S) -> Iterator[str]:
         """Lines of an answer that goes on."""
         timeout = httpx.Timeout(TIMEOUT_S, read=silence_s)
         with (
             self._reached(),
-            self._http.stream("GET", target, headers=headers, timeout=timeout) as answer,
+            self._http.stream("GET", _own(target), headers=headers, timeout=timeout) as answer,
         ):
             if not answer.is_success:
                 answer.read()
@@ -123,14 +123,14 @@ class Channel:
         timeout = httpx.Timeout(TIMEOUT_S, read=SILENCE_S)
         with (
             self._reached(),
-            self._http.stream(method, target, headers=headers, content=content, timeout=timeout) as answer,
+            self._http.stream(method, _own(target), headers=headers, content=content, timeout=timeout) as answer,
         ):
             yield answer.status_code, answer.headers, answer.iter_bytes()
 
     def ask(self, method: str, target: str, **options: Any) -> httpx.Response:
         """Send a request; an answer that is an error is raised as one."""
         with self._reached():
-            answer = self._http.request(method, target, **options)
+            answer = self._http.request(method, _own(target), **options)
         if not answer.is_success:
             _raise(answer)
         return answer
@@ -179,10 +179,17 @@ def _over_socket(path: str) -> httpx.HTTPTransport:
     return httpx.HTTPTransport(uds=path)
 
 
+def _own(target: str) -> str:
+    """A path of the device's own: given a whole address, httpx would send it the token, wherever that is."""
+    if not target.startswith("/") or target.startswith("//"):
+        raise RequestRefused(f"target: found {describe(target)}, expected a path of the device that begins with /", 400)
+    return target
+
+
 def _typed(answer: httpx.Response, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.content, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestRefused(
             f"{answer.request.url.path}: {error}; client and device are of different versions", answer.status_code
         ) from error

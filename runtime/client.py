@@ -141,7 +141,7 @@ class Client:
         return self._channel.get("/v1/holds", tuple[HoldView, ...])
 
     def hold(self, mode: str, reason: str, ttl_s: float | None = None) -> HoldView:
-        """Keep the device at or below a mode's power."""
+        """Ask for a mode until the hold ends; of several holds the one of lowest power decides. It is no ceiling."""
         body = {"mode": mode, "reason": reason, "ttl_s": ttl_s}
         return self._channel.post("/v1/holds", body, HoldView, secrets.token_urlsafe(16))
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from device_profiles import Profile, loader
 from runtime import bundle_commands, service_commands
-from runtime.terminal import err, guarded, out, print_json, stages
+from runtime.terminal import err, guarded, out, plain, print_json, stages
 
 BundlePath = Annotated[Path, typer.Argument(help="Directory of the plan bundle.")]
 ProfileName = Annotated[
@@ -76,7 +76,7 @@ def verify(bundle: BundlePath, profile: ProfileName = None, as_json: AsJson = Fa
         print_json({"ok": not failed, "checks": msgspec.to_builtins(checks)})
     else:
         for check in failed:
-            out.print(f"[red]✗[/] {check.name}: {check.detail}")
+            out.print(f"[red]✗[/] {plain(check.name)}: {plain(check.detail)}")
         out.print(f"{'[red]✗' if failed else '[green]✓'}[/] {len(checks) - len(failed)} of {len(checks)} checks passed")
     if failed:
         raise typer.Exit(1)
@@ -120,9 +120,9 @@ def simulate(
     else:
         out.print(strategies_table(msgspec.to_builtins(result)))
         for name, reason in result.left_out.items():
-            out.print(f"{name} left out: {reason}")
+            out.print(f"{plain(name)} left out: {plain(reason)}")
     if output is not None:
-        err.print(f"Report: {write_report(output, plan, result)}", soft_wrap=True)
+        err.print(f"Report: {plain(write_report(output, plan, result))}", soft_wrap=True)
 
 
 def profiles_list(as_json: AsJson = False) -> None:
@@ -133,7 +133,7 @@ def profiles_list(as_json: AsJson = False) -> None:
         return
     table = Table("profile", "description", box=None)
     for profile in found:
-        table.add_row(profile.name, profile.description)
+        table.add_row(plain(profile.name), plain(profile.description))
     out.print(table)
 
 
@@ -152,7 +152,7 @@ def profiles_check(file: Annotated[str, typer.Argument(help="YAML file to check.
     if as_json:
         print_json({"ok": True, "name": profile.name, "modes": list(profile.modes)})
         return
-    out.print(f"[green]✓[/] {profile.name}: modes {', '.join(profile.modes)}")
+    out.print(f"[green]✓[/] {plain(profile.name)}: modes {plain(', '.join(profile.modes))}")
 
 
 def _profile(name: str | None, default: Profile) -> Profile:
@@ -164,7 +164,7 @@ def _modes_table(data: dict[str, Any]) -> Table:
     dense = data["modes"][0]["macs"]
     for mode in data["modes"]:
         table.add_row(
-            mode["name"],
+            plain(mode["name"]),
             f"{mode['accuracy']:.2%}",
             f"{mode['macs']:,}",
             f"{mode['macs'] / dense:.0%}",
@@ -180,8 +180,8 @@ def _transitions_table(data: dict[str, Any]) -> Table:
     )  # fmt: skip
     for move in data["transitions"]:
         table.add_row(
-            f"{move['from']} → {move['to']}",
-            move["strategy"],
+            plain(f"{move['from']} → {move['to']}"),
+            plain(move["strategy"]),
             f"{move['min_accuracy']:.2%}",
             _proved(move["certificate"]),
             f"{move['bytes_written'] / 1e3:,.1f} kB",
@@ -204,14 +204,14 @@ def strategies_table(data: dict[str, Any]) -> Table:
     """Strategies side by side, the best worst state first."""
     table = Table(
         "strategy", "worst state", "mean", "written", "time", "peak weights", "p99", "longest stall",
-        title=f"{' → '.join(data['tour'])} on {data['samples']} held-out samples; C1 answers "
+        title=f"{plain(' → '.join(data['tour']))} on {data['samples']} held-out samples; C1 answers "
         f"{data['dense_accuracy']:.2%} right",
         title_justify="left", box=None,
     )  # fmt: skip
     ranked = sorted(data["strategies"].items(), key=lambda item: (-item[1]["min_accuracy"], item[1]["bytes_written"]))
     for name, result in ranked:
         table.add_row(
-            name,
+            plain(name),
             f"{result['min_accuracy']:.2%}",
             f"{result['mean_accuracy']:.2%}",
             f"{result['bytes_written'] / 1e3:,.0f} kB",

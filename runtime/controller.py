@@ -89,7 +89,8 @@ class Controller(Helm):
             NoThread: The system has no thread to spare.
         """
         with self._changed:
-            return self._begin(target, way)
+            # The weights stand on the way already: whatever comes first, a fault or a cancel, they have to go back.
+            return self._begin(target, way, self._live)
 
     def close(self) -> None:
         """Stop a walk where it stands and take no more switches; the weights stay on a state of the path."""
@@ -100,10 +101,10 @@ class Controller(Helm):
         if thread is not None:
             thread.join()
 
-    def _begin(self, target: str, way: Way) -> Operation:
-        """Start the thread of a walk."""
+    def _begin(self, target: str, way: Way, live: LiveRunner | None = None) -> Operation:
+        """Start the thread of a walk; ``live`` is what stands on the way already."""
         operation = self._operation(target)
-        walk = Walk(operation, way, way.start)
+        walk = Walk(operation, way, way.start, live)
         self._phase = after(self._phase, Event.SWITCH)
         self._current, self._walk = operation, walk
         self._thread = threading.Thread(target=self._run, args=(walk,), name="geoshift-walk", daemon=True)
@@ -169,10 +170,10 @@ class Controller(Helm):
         """The way back failed too: answer from the mode that was left as the bundle has it, or answer no more."""
         try:
             if not self._engine.closed and self._live is walk.live:
-                self._engine.swap(self._rescue())
-        except Exception as error:  # noqa: BLE001  # the last line of defence: stop answering and say why
+                # Not made beforehand: persistent weights are rewritten for it, and they answer until then.
+                self._engine.replace(self._rescue)
+        except Exception as error:  # noqa: BLE001  # the last line of defence: it answers no more; say why
             self._fault(walk, error)
-            self._engine.close()
         if self._engine.closed:
             self._end(walk, Event.FAULT, Outcome.FAILED)
         else:

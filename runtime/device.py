@@ -16,6 +16,7 @@ from runtime.energy import EnergyAccount, by_power
 from runtime.errors import BadDuration, QueueFull
 from runtime.event_log import EventLog
 from runtime.fit import check_profile_modes
+from runtime.hiding import without_place
 from runtime.holds import Hold
 from runtime.lookout import Lookout
 from runtime.net import Net
@@ -75,11 +76,12 @@ class Device:
         check_profile_modes(self.bundle, self.profile)
         default = self.profile.default_mode or self.bundle.manifest.modes[0].name
         tools = tools or Tools()
+        self._state = state
         opened_s = clock()
         self._clock: Callable[[], float] = lambda: clock() - opened_s
         self._net = net
         self._written_before = net.standing.counters.bytes_written
-        self._events = EventLog(self._clock)
+        self._events = EventLog(self._clock, hidden=self.hidden)
         self._account = EnergyAccount(self.profile.energy, macs, 0.0)
         self._tally = Tally()
         self._watch = Watch(self.profile, Sources(self.profile.commands, tools.root, outside=outside).read)
@@ -94,7 +96,7 @@ class Device:
         remembered = Remembered(state, tuple(macs), self._tell_fault)
         asked = Asked(by_power(macs), default, self._watch, self._events, self._clock, remembered)
         self._switches = Switches(
-            net, self._events, self._tally, self._clock, prepares=lambda mode: bool(listed.get(mode, ((), ()))[0])
+            net, self._events, self._tally, self._clock, lambda mode: bool(listed.get(mode, ((), ()))[0]), self.hidden
         )
         self._steering = Steering(net, asked, self._switches, self._events, self._clock)
         os_power = OsPower(self.profile.commands, self._tell_command, tools)
@@ -132,7 +134,7 @@ class Device:
             self._tally.refuse()
             raise
         seconds = time.perf_counter() - begun
-        self._tally.answer(len(outputs))
+        self._tally.answer()
         # An answer that a walk began or ended under says nothing of one mode.
         if mode is not None and mode == self._resting():
             self._account.answered(mode, len(outputs), seconds)
@@ -311,6 +313,10 @@ class Device:
             Conflict: Safety began it, or forbids the mode.
         """
         return self._view(self._steering.retarget(id, mode, who))
+
+    def hidden(self, text: str) -> str:
+        """A text about this device as others may read it: not where its files lie."""
+        return without_place(text, self._state)
 
     # Its life
 

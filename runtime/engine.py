@@ -144,9 +144,18 @@ class Engine:
 
     def swap(self, runner: Runner) -> None:
         """Answer from another runner; answers under way are finished by the one they began with."""
+        self.replace(lambda: runner)
+
+    def replace(self, make: Callable[[], Runner]) -> None:
+        """Answer from a runner that is made before anybody else gets a turn.
+
+        Args:
+            make: Makes it, and may write to the weights that answer now: nobody is answered from a half of that. When
+                it raises, the engine closes, since nobody knows what those weights are.
+        """
 
         def exchange() -> None:
-            self._runner = runner
+            self._runner = make()
 
         self.between_jobs(exchange)
 

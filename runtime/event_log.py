@@ -19,10 +19,12 @@ class EventLog:
     Args:
         clock: Seconds since the device was opened.
         kept: How many events are kept.
+        hidden: Takes out of the text of a fault what is nobody else's business.
     """
 
-    def __init__(self, clock: Callable[[], float], kept: int = KEPT) -> None:
+    def __init__(self, clock: Callable[[], float], kept: int = KEPT, hidden: Callable[[str], str] = str) -> None:
         self._clock = clock
+        self._hidden = hidden
         self._events: deque[Event] = deque(maxlen=kept)
         self._last = 0
         self._closed = False
@@ -40,6 +42,8 @@ class EventLog:
 
     def add(self, kind: EventKind, data: dict[str, Any]) -> Event:
         """Record an event; waiters wake."""
+        if kind == "fault" and "detail" in data:
+            data = {**data, "detail": self._hidden(data["detail"])}
         with self._changed:
             self._last += 1
             event = Event(id=self._last, kind=kind, at_s=self._clock(), data=data)

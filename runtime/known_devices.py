@@ -60,7 +60,7 @@ class KnownDevices:
             return ()
         try:
             return msgspec.json.decode(raw, type=_File).devices
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise private_files.PrivateFileError(
                 f"{self._path}: {error}; remove the file and log in to every device again"
             ) from error

@@ -57,7 +57,8 @@ class Entry:
         """The switch as the arbiter sees it."""
         preparing = self.operation is None and not self.stopped
         cancelled = self.stopped == "cancelled" and phase is Phase.ROLLING_BACK
-        return Walk(self.target, self.rank, preparing or cancelled or phase in (Phase.WALKING, Phase.PAUSED))
+        paused = phase is Phase.PAUSED and self.operation is not None
+        return Walk(self.target, self.rank, preparing or cancelled or phase in (Phase.WALKING, Phase.PAUSED), paused)
 
     def view(self, phase: Phase, now_s: float) -> OperationView:
         """The switch as its callers see it.

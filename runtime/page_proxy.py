@@ -11,19 +11,20 @@ from __future__ import annotations
 import hmac
 import html
 import secrets
+import sys
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qs
 
 from device_profiles.errors import GeoshiftError
 from runtime import private_files
 from runtime.channel import Channel
 
 COOKIE: Final = "geoshift_proxy"
+"""Begin of the cookie's name; the port follows, as a browser sends a cookie to all ports of an address."""
 ENTER: Final = "/enter"
 MAX_BODY: Final = 64 << 10
 CONNECTION_S: Final = 60.0
@@ -43,9 +44,9 @@ class Proxy:
         self._once: str | None = secrets.token_urlsafe(32)
         self._cookie = secrets.token_urlsafe(32)
         self._guard = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, channel))
-        self._server.daemon_threads = True
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        self._server = _Server(("127.0.0.1", 0), _handler(self, channel))
+        self.host = f"127.0.0.1:{self._server.server_port}"
+        self.cookie_name = f"{COOKIE}_{self._server.server_port}"
 
     def way_in(self, path: Path) -> Path:
         """Write the file that leads in.
@@ -82,7 +83,18 @@ class Proxy:
     def is_inside(self, cookies: str) -> bool:
         """Whether a Cookie header has the cookie."""
         values = [part.strip().partition("=") for part in cookies.split(";")]
-        return any(name == COOKIE and _same(self._cookie, value) for name, _, value in values)
+        return any(name == self.cookie_name and _same(self._cookie, value) for name, _, value in values)
+
+
+class _Server(ThreadingHTTPServer):
+    """A server that has nothing to say about a browser that has left."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Called by the base class while an exception is handled."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 def _handler(proxy: Proxy, channel: Channel) -> type[BaseHTTPRequestHandler]:
@@ -108,6 +120,8 @@ def _handler(proxy: Proxy, channel: Channel) -> type[BaseHTTPRequestHandler]:
         def _answer(self) -> None:
             if self.headers.get("Host") != proxy.host:
                 self._say(HTTPStatus.MISDIRECTED_REQUEST, "This is not the address of this page.")
+            elif not _is_plain(self.path) or not self.path.startswith("/"):
+                self._say(HTTPStatus.BAD_REQUEST, "This is not the path of a page.")
             elif self.path == ENTER and self.command == "POST":
                 self._enter()
             elif not proxy.is_inside(self.headers.get("Cookie", "")):
@@ -118,15 +132,18 @@ def _handler(proxy: Proxy, channel: Channel) -> type[BaseHTTPRequestHandler]:
                 self._pass_on()
 
         def _enter(self) -> None:
-            form = parse_qs((self._body() or b"").decode("ascii", "replace"), max_num_fields=2)
-            cookie = proxy.enter(form.get("once", [""])[0])
+            body = self._body()
+            if body is None:
+                return
+            name, _, once = body.decode("ascii", "replace").partition("=")
+            cookie = proxy.enter(once) if name == "once" else None
             if cookie is None:
                 self._say(HTTPStatus.FORBIDDEN, "This way in was used already. Run `geoshift open DEVICE` again.")
                 return
             # A page and no redirect: the browser sends a strict cookie only where this site itself leads on.
             page = b'<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>geoshift</title>'
             self.send_response(HTTPStatus.OK)
-            self.send_header("Set-Cookie", f"{COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/")
+            self.send_header("Set-Cookie", f"{proxy.cookie_name}={cookie}; HttpOnly; SameSite=Strict; Path=/")
             self._rest("text/html; charset=utf-8", page)
 
         def _pass_on(self) -> None:
@@ -134,6 +151,9 @@ def _handler(proxy: Proxy, channel: Channel) -> type[BaseHTTPRequestHandler]:
             if body is None:
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() in PASSED}
+            if not all(_is_plain(value.replace(" ", "")) for value in headers.values()):
+                self._say(HTTPStatus.BAD_REQUEST, "The page sends no such header.")
+                return
             try:
                 with channel.passed_on(self.command, self.path, headers, body) as (status, answer, pieces):
                     self.send_response(status)
@@ -157,7 +177,8 @@ def _handler(proxy: Proxy, channel: Channel) -> type[BaseHTTPRequestHandler]:
 
         def _body(self) -> bytes | None:
             length = self.headers.get("Content-Length", "0")
-            if not length.isdecimal() or int(length) > MAX_BODY or "Transfer-Encoding" in self.headers:
+            too_long = len(length) > len(str(MAX_BODY)) or not length.isdecimal() or int(length) > MAX_BODY
+            if too_long or "Transfer-Encoding" in self.headers:
                 self._say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "This is more than the page ever sends.")
                 return None
             return self.rfile.read(int(length))
@@ -176,6 +197,10 @@ def _handler(proxy: Proxy, channel: Channel) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
     return Handler
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _same(one: str, other: str) -> bool:

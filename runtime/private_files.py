@@ -1,7 +1,11 @@
-"""Files that hold secrets: readable by their owner alone, replaced whole or not at all, one writer at a time."""
+"""Files that hold secrets: readable by their owner alone, replaced whole or not at all, one writer at a time.
+
+What root makes belongs to the owner of the folder it is in: `sudo geoshift pair` locks no service out of its state.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -23,9 +27,15 @@ class PrivateFileError(GeoshiftError):
 
 
 def folder(path: Path) -> Path:
-    """Make a directory that its owner alone may enter, if it is not there yet; its parents get the usual rights."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    """Make a directory that its owner alone may enter, if it is not there yet, and its parents alike."""
+    if not path.is_dir():
+        if path.parent != path:
+            folder(path.parent)
+        with suppress(FileExistsError):
+            path.mkdir(mode=FOLDER_MODE)
+            _hand_over(path, path)
+    if not path.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     return path
 
 
@@ -38,6 +48,7 @@ def write(path: Path, content: bytes) -> None:
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
     try:
         with os.fdopen(handle, "wb") as file:
+            _hand_over(handle, draft)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -95,7 +106,7 @@ def locked(path: Path) -> Iterator[None]:
 
     What a writer left behind that was killed is removed: it may hold a secret.
     """
-    handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    handle = _open_lock(path.with_name(f".{path.name}.lock"))
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         for found in path.parent.iterdir():
@@ -104,6 +115,32 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock, made if it is not there yet. Only what was made here is handed over: any other may be a link."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        handle = os.open(path, flags | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    except FileExistsError:
+        return os.open(path, flags)
+    _hand_over(handle, path)
+    return handle
+
+
+def _hand_over(made: int | Path, path: Path) -> None:
+    """Give what root has made to the owner of the folder.
+
+    Args:
+        made: Its descriptor, or its path for a folder.
+        path: Where it is.
+    """
+    owner = path.parent.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        if isinstance(made, int):
+            os.fchown(made, owner.st_uid, owner.st_gid)
+        else:
+            os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _settle(directory: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -12,6 +14,7 @@ from runtime.errors import CommandFailed
 
 MOST_BYTES: Final = 4096
 """Of a program's output that count: a state is a word or a number."""
+_PIECE_BYTES: Final = 1 << 16
 _ENVIRONMENT: Final = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 """All that a program inherits: nothing that the service was given may leak into it."""
 
@@ -39,7 +42,7 @@ def run(name: str, argv: tuple[str, ...], timeout_s: float) -> str:
             start_new_session=True,
         ) as child:
             try:
-                printed, said = child.communicate(timeout=timeout_s)
+                printed, said = _heard(child, timeout_s)
             except subprocess.TimeoutExpired as error:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
@@ -56,4 +59,33 @@ def run(name: str, argv: tuple[str, ...], timeout_s: float) -> str:
         raise CommandFailed(
             f"command {name}: found exit status {child.returncode}, expected 0; run it by hand, it said {words!r}"
         )
-    return printed[:MOST_BYTES].decode("utf-8", "replace").strip()
+    return printed.decode("utf-8", "replace").strip()
+
+
+def _heard(child: subprocess.Popen[bytes], timeout_s: float) -> tuple[bytes, bytes]:
+    """The begin of what a program prints and the end of its errors; the rest is read too, and kept nowhere.
+
+    Raises:
+        TimeoutExpired: It is still at work, or something that it started holds its output.
+    """
+    assert child.stdout is not None
+    assert child.stderr is not None
+    printed, said = bytearray(), bytearray()
+    end_s = time.monotonic() + timeout_s
+    with selectors.DefaultSelector() as ready:
+        for stream in (child.stdout, child.stderr):
+            ready.register(stream, selectors.EVENT_READ)
+        while ready.get_map():
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                raise subprocess.TimeoutExpired(child.args, timeout_s)
+            for key, _ in ready.select(left_s):
+                piece = os.read(key.fd, _PIECE_BYTES)
+                if not piece:
+                    ready.unregister(key.fileobj)
+                elif key.fileobj is child.stdout:
+                    printed += piece[: MOST_BYTES - len(printed)]
+                else:
+                    said = (said + piece)[-MOST_BYTES:]
+    child.wait(max(0.0, end_s - time.monotonic()))
+    return bytes(printed), bytes(said)

@@ -23,6 +23,8 @@ DeviceName = Annotated[str, typer.Argument(help="Name given at login, the device
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 STEP_S = 0.2
 """Between two looks at a walk: as smooth as a bar needs to be."""
+LOOK_S = 3.0
+"""In which every device of a network has answered."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -146,7 +148,9 @@ def _followed(client: Client, name: str, begun: OperationView) -> OperationView:
     )
     found = begun
     with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(f"{plain(name)}: {begun.from_} → {begun.to}", total=1.0, phase=begun.phase)
+        task = progress.add_task(
+            f"{plain(name)}: {plain(begun.from_)} → {plain(begun.to)}", total=1.0, phase=begun.phase
+        )
         while found.outcome is None:
             found = client.operation(found.id, wait_s=STEP_S)
             progress.update(task, completed=found.progress, phase=found.phase)
@@ -175,7 +179,7 @@ def watch(
 
 def hold(
     device: DeviceName,
-    mode: Annotated[str, typer.Argument(help="Mode to stay at, or below its power.")],
+    mode: Annotated[str, typer.Argument(help="Mode to ask for; of several holds the one of lowest power decides.")],
     reason: Annotated[str, typer.Option(help="Why; shown to whoever wonders.")] = "",
     ttl_s: Annotated[float | None, typer.Option("--for", help="Seconds after which it ends by itself.")] = None,
 ) -> None:
@@ -203,7 +207,7 @@ def logs(device: DeviceName, as_json: AsJson = False) -> None:
             typer.echo(msgspec.json.encode(line).decode())
             continue
         fields = " ".join(f"{key}={value}" for key, value in line.fields.items())
-        out.print(f"{line.at_s:>10.3f} {line.level:<7} {plain(line.event)} {plain(fields)}", soft_wrap=True)
+        out.print(f"{line.at_s:>10.3f} {plain(line.level):<7} {plain(line.event)} {plain(fields)}", soft_wrap=True)
 
 
 def doctor(device: DeviceName, as_json: AsJson = False) -> None:
@@ -215,34 +219,34 @@ def doctor(device: DeviceName, as_json: AsJson = False) -> None:
         print_json([{"name": one.name, "ok": one.ok, "detail": one.detail} for one in findings])
     else:
         for one in findings:
-            out.print(f"{'[green]✓[/]' if one.ok else '[red]✗[/]'} {one.name}: {plain(one.detail)}", soft_wrap=True)
+            out.print(
+                f"{'[green]✓[/]' if one.ok else '[red]✗[/]'} {plain(one.name)}: {plain(one.detail)}", soft_wrap=True
+            )
     if not all(one.ok for one in findings):
         raise typer.Exit(1)
 
 
 def discover(
-    seconds: Annotated[float, typer.Option("--for", min=0.1, help="How long to look.")] = 3.0, as_json: AsJson = False
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", min=0.1, help="Seconds to look, then print what is there.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Look for devices on the local network. What they say of themselves is not to be trusted before a login."""
+    """Show the devices of the local network, live until Ctrl-C. What they say is not to be trusted before a login."""
     import msgspec
 
     from runtime import discover as network
+    from runtime.discovery_table import devices_table, show
 
-    found = {one.name: one for one in network.discover(seconds)}
+    if timeout_s is None and not as_json and out.is_terminal:
+        with contextlib.suppress(KeyboardInterrupt):
+            show(network.watch(lambda: False), out)
+        return
+    found = {one.name: one for one in network.discover(LOOK_S if timeout_s is None else timeout_s)}
     if as_json:
         print_json(msgspec.to_builtins(list(found.values())))
-        return
-    table = Table("name", "address", "profile", "mode", "state", "auth", box=None)
-    for one in sorted(found.values(), key=lambda device: device.name):
-        address = f"[{one.addresses[0]}]" if ":" in one.addresses[0] else one.addresses[0]
-        scheme = "https" if one.tls else "http"
-        table.add_row(
-            *(
-                plain(text)
-                for text in (one.name, f"{scheme}://{address}:{one.port}", one.prof, one.mode, one.st, one.auth)
-            )
-        )
-    out.print(table)
+    else:
+        out.print(devices_table(found.values()))
 
 
 def open_page(
@@ -259,7 +263,7 @@ def open_page(
         client.identity()
         proxy = Proxy(client.channel)
         place = proxy.way_in(Path(folder) / "open.html")
-        out.print(f"The page of {plain(device)}: open {place} in a browser; Ctrl-C ends it", soft_wrap=True)
+        out.print(f"The page of {plain(device)}: open {plain(place)} in a browser; Ctrl-C ends it", soft_wrap=True)
         if browser:
             webbrowser.open(place.as_uri())
         proxy.serve()

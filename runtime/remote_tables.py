@@ -27,7 +27,7 @@ def status_lines(found: Status) -> Iterator[str]:
         yield f"trigger {plain(trigger.name)} → {plain(trigger.mode)}: {state}, reads {plain(str(trigger.reading))}"
     counters = found.counters
     yield (
-        f"up {found.uptime_s:,.0f} s: {counters.inferences:,} inferences, {counters.refused:,} refused, "
+        f"up {found.uptime_s:,.0f} s: {counters.answers:,} answers, {counters.refused:,} refused, "
         f"{counters.transitions:,} transitions, {counters.bytes_written:,} bytes written"
     )
 

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from runtime import remote_commands
-from runtime.terminal import err, guarded, out, print_json
+from runtime.terminal import err, guarded, out, plain, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,6 +132,7 @@ def _serve(opened: Callable[[], Device], state: Path, settings: Config) -> None:
         log.write("info", "stopped")
     finally:
         place.close()
+        log.close()
 
 
 def pair(
@@ -167,7 +168,7 @@ def tokens_list(state: State = None, as_json: AsJson = False) -> None:
         return
     table = Table("id", "name", "scope", box=None)
     for one in found:
-        table.add_row(one["id"], one["name"], one["scope"])
+        table.add_row(plain(one["id"]), plain(one["name"]), one["scope"])
     out.print(table)
 
 
@@ -185,7 +186,7 @@ def tokens_add(
 def tokens_revoke(token_id: Annotated[str, typer.Argument(help="Id, as listed.")], state: State = None) -> None:
     """Make a token worthless at once."""
     _tokens(state).revoke(token_id)
-    err.print(f"revoked {token_id}")
+    err.print(f"revoked {plain(token_id)}")
 
 
 def tokens_rotate(token_id: Annotated[str, typer.Argument(help="Id, as listed.")], state: State = None) -> None:

@@ -195,6 +195,8 @@ class Steering:
             else:
                 operation.resume()
             self._switches.tell(entry)
+            # Who waited for the end of this walk waits no longer for one that stands.
+            self._reconsider()
             return entry
 
     def finish(self, entry: Entry, outcome: OutcomeName, reason: str, result: Result | None) -> None:
@@ -283,8 +285,7 @@ class Steering:
                 with suppress(IllegalEvent):
                     self._switches.turn(decision)
             case Step.BACK:
-                assert entry is not None
-                entry.rank, entry.who, entry.decision = decision.rank, decision.source, decision
+                self._switches.back(decision)
 
     def _take_back(self, entry: Entry) -> None:
         """A switch by hand does not reach its mode: let what was asked for before it count again."""

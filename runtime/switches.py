@@ -19,6 +19,7 @@ from runtime.event_log import EventLog
 from runtime.net import Net
 from runtime.operation import Operation, Result
 from runtime.operations import Entry, Operations
+from runtime.table import Phase
 from runtime.tally import Tally
 from runtime.views import OutcomeName
 
@@ -32,6 +33,7 @@ class Switches:
         tally: Where to count what ends.
         clock: Seconds since the device was opened.
         prepares: Whether commands of the operating system run before a walk to a mode.
+        hidden: Takes out of the reason of an end what is nobody else's business.
 
     Attributes:
         changed: The lock; notified after every change.
@@ -47,6 +49,7 @@ class Switches:
         tally: Tally,
         clock: Callable[[], float],
         prepares: Callable[[str], bool],
+        hidden: Callable[[str], str] = str,
     ) -> None:
         self.changed = threading.Condition(threading.RLock())
         self.operations = Operations()
@@ -57,6 +60,7 @@ class Switches:
         self._tally = tally
         self._clock = clock
         self._prepares = prepares
+        self._hidden = hidden
         self._queue: deque[Entry] = deque()
         self._moved = False
 
@@ -100,6 +104,20 @@ class Switches:
         old.stopped = "retargeted"
         return self._enter(entry)
 
+    def back(self, decision: Decision) -> None:
+        """Put another rank behind the switch under way; a pause ends with the rank that it was under."""
+        entry = self.current
+        assert entry is not None, "only a switch under way is backed"
+        if higher(entry.rank, decision.rank):
+            # What was asked for by hand has ended, and counts no more however the walk ends.
+            entry.wish = entry.previous = None
+        entry.rank, entry.who, entry.decision = decision.rank, decision.source, decision
+        if entry.operation is not None and self._net.phase is Phase.PAUSED:
+            # It may be on its way back since, because of a fault.
+            with suppress(IllegalEvent):
+                entry.operation.resume()
+        self.tell(entry)
+
     def adopt(self, operation: Operation, decision: Decision) -> None:
         """Take over a walk that the network is on already."""
         entry = self._entry(decision, None, None)
@@ -126,7 +144,7 @@ class Switches:
 
     def end(self, entry: Entry, outcome: OutcomeName, reason: str, result: Result | None) -> None:
         """Say the final word on a switch."""
-        view = entry.end(outcome, reason, result, self._net.phase, self._clock())
+        view = entry.end(outcome, self._hidden(reason), result, self._net.phase, self._clock())
         self._tally.end(outcome)
         if entry is self.current:
             self.current = None

@@ -14,14 +14,14 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inferences = 0
+        self._answers = 0
         self._refused = 0
         self._outcomes: dict[OutcomeName, int] = dict.fromkeys(get_args(OutcomeName), 0)
 
-    def answer(self, samples: int) -> None:
-        """Samples were answered."""
+    def answer(self) -> None:
+        """A call was answered."""
         with self._lock:
-            self._inferences += samples
+            self._answers += 1
 
     def refuse(self) -> None:
         """A call found the queue full."""
@@ -41,7 +41,7 @@ class Tally:
         """
         with self._lock:
             return Counters(
-                inferences=self._inferences,
+                answers=self._answers,
                 refused=self._refused,
                 transitions=writes.transitions,
                 increments=writes.increments,

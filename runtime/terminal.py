@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec
@@ -17,9 +18,9 @@ from device_profiles.errors import GeoshiftError
 
 P = ParamSpec("P")
 
-out = Console()
+out = Console(emoji=False)
 """Results."""
-err = Console(stderr=True)
+err = Console(stderr=True, emoji=False)
 """Progress and errors: they never mix with results that another program reads."""
 
 
@@ -62,7 +63,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 def plain(error: object) -> str:
     """Its text, safe from being taken for markup or for commands to the terminal: it may quote a stranger."""
     text = "".join(one if one.isprintable() or one == "\n" else f"\\x{ord(one):02x}" for one in str(error))
-    return text.replace("[", r"\[")
+    # Not rich's escape: two texts side by side may each hold half of a tag, so every bracket must be escaped.
+    return re.sub(r"(\\+)(?=\[|\Z)", r"\1\1", text).replace("[", r"\[")
 
 
 def print_json(data: Any) -> None:
@@ -81,12 +83,12 @@ class StageBar:
     def stage(self, name: str, steps: int) -> None:
         """Finish the stage before and begin one of ``steps`` steps."""
         self.finish()
-        self._task = self._progress.add_task(name, total=steps, detail="")
+        self._task = self._progress.add_task(plain(name), total=steps, detail="")
         self._steps = 0
 
     def step(self, detail: str) -> None:
         """Begin the next step."""
-        self._progress.update(self._task, completed=self._steps, detail=detail)
+        self._progress.update(self._task, completed=self._steps, detail=plain(detail))
         self._steps += 1
 
     def finish(self) -> None:

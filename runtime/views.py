@@ -97,7 +97,7 @@ class OperationView(_View, frozen=True, kw_only=True, rename={"from_": "from"}):
 
 
 class HoldView(_View, frozen=True, kw_only=True):
-    """Somebody's wish that the device stay at or below a mode's power."""
+    """Somebody's wish for a mode, beside those of others; the lowest power among them decides."""
 
     id: str
     mode: str
@@ -144,10 +144,10 @@ class PowerView(_View, frozen=True, kw_only=True):
 class Counters(_View, frozen=True, kw_only=True):
     """What the device has done. With a state directory, writes count over the device's life, else since it opened."""
 
-    inferences: int
-    """Samples that were answered, since opened."""
+    answers: int
+    """Calls of inference that were answered, however many samples each had, since opened."""
     refused: int
-    """Calls that found the queue full, since opened."""
+    """Calls of inference that found the queue full, since opened."""
     transitions: int
     """Switches that reached their mode, by whomever."""
     increments: int

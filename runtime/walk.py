@@ -22,7 +22,7 @@ class Walk:
     position: int
     """Chunks of ``way`` that are written."""
     live: LiveRunner | None = None
-    """What is written to; None before the first write."""
+    """What is written to; None before the first write of a walk that begins at a mode."""
     written: int = 0
     begun: float = field(default_factory=time.monotonic)
     reason: str = ""

@@ -10,10 +10,13 @@ from pathlib import Path
 import device_profiles
 from device_profiles import GeoshiftError
 from runtime import table
+from scripts import results_table
 
 DOCS = Path(__file__).parent.parent / "docs"
 BEGIN = "<!-- state diagram: made from runtime/table.py by `make docs` -->\n"
 END = "<!-- end of state diagram -->"
+RESULTS_BEGIN = "<!-- modes: made from benchmarks/results by `make docs` -->\n"
+RESULTS_END = "<!-- end of modes -->"
 
 
 class DocumentError(GeoshiftError):
@@ -29,31 +32,35 @@ def documents(docs: Path = DOCS) -> Mapping[Path, str]:
     Raises:
         DocumentError: A marker is missing or there twice.
     """
-    architecture = docs / "architecture.md"
+    architecture, readme = docs / "architecture.md", docs.parent / "README.md"
     diagram = f"```mermaid\n{table.diagram()}\n```\n"
+    modes = results_table.table() + "\n"
     return {
         docs / "profile.schema.json": json.dumps(device_profiles.json_schema(), indent=2) + "\n",
         architecture: between_markers(architecture.read_text(encoding="utf-8"), diagram, str(architecture)),
+        readme: between_markers(readme.read_text(encoding="utf-8"), modes, str(readme), (RESULTS_BEGIN, RESULTS_END)),
     }
 
 
-def between_markers(text: str, part: str, origin: str) -> str:
+def between_markers(text: str, part: str, origin: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """The text with what stands between the two markers replaced.
 
     Args:
         text: A document.
         part: What is to stand there.
         origin: What to call the document in errors.
+        markers: Lines before and after the place.
 
     Raises:
         DocumentError: A marker is missing or there twice, or they are the wrong way round.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
+    first, last = markers
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end or first in rest or last in before + after:
         raise DocumentError(
-            f"{origin}: found {text.count(BEGIN)} lines {BEGIN.strip()!r} and {text.count(END)} lines {END!r}, "
-            "expected one of each, in this order; put them where the diagram belongs"
+            f"{origin}: found {text.count(first)} lines {first.strip()!r} and {text.count(last)} lines {last!r}, "
+            "expected one of each, in this order; put them where the generated part belongs"
         )
     return before + begin + part + end + after
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import frame
+from benchmarks import frame, kill
 from benchmarks.frame import Claim, Findings
 
 KEYS = {"name", "command", "commit", "machine", "date", "seeds", "seconds", "claims", "rivals", "data"}
@@ -48,6 +48,25 @@ def test_the_tour_runs_from_training_to_picture(tmp_path):
     assert claims["torch_difference"]["ok"]
     assert claims["compact_difference"]["ok"]
     assert {"naive", "zero-first", "linear", "ramp", "geodesic"} <= set(record["rivals"])
+
+
+def test_a_start_that_is_not_legal_is_counted_named_and_misses_the_bar():
+    def illegal():
+        raise AssertionError("not a state of the path")
+
+    found = {seed: kill.Tally() for seed in kill.SEEDS}
+    for tally in found.values():
+        for state in kill.STATES:
+            for kind in (kill.ERROR, kill.KILL):
+                tally.judge(state, kind, lambda: None)
+    assert all(claim.ok for claim in kill.findings(found).claims)
+    found[1].judge("walking", kill.KILL, illegal)
+    seen = kill.findings(found)
+    assert [(claim.name, claim.ok, claim.spread) for claim in seen.claims] == [
+        ("illegal_states", False, [0, 1, 0]), ("cells_never_tried", True, [0, 0, 0]),
+    ]  # fmt: skip
+    assert seen.data["matrix"]["walking"][kill.KILL] == {"tried": 4, "illegal": 1}
+    assert seen.data["complaints"] == ["kill while walking: AssertionError: not a state of the path"]
 
 
 def test_published_results_have_the_form_and_name_no_machine():

@@ -31,6 +31,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
     assert said["Type"] == ["notify"]
     assert said["ProtectSystem"] == ["strict"]
     assert said["CapabilityBoundingSet"] == said["AmbientCapabilities"] == [""]
+    assert int(said["LimitNOFILE"][0]) >= 8 * config.Limits().connections
     assert "AF_NETLINK" in said["RestrictAddressFamilies"][0].split(), "or no change of an address is heard of"
     program = shutil.which("systemd-analyze")
     if program is None:

@@ -24,7 +24,7 @@ from runtime.service.messages import (
 from runtime.service.pairing import PairingRefused
 from runtime.service.problems import Refused
 from runtime.service.service import Here
-from runtime.service.sessions import COOKIE
+from runtime.service.sessions import cookie_name
 from runtime.service.tokens import Scope, TokenEntry
 
 ADMIN: Final[dict[str, Any]] = {SCOPE: Scope.ADMIN}
@@ -104,14 +104,14 @@ async def begin_session(service: Here, request: AnyRequest) -> Response[SessionV
 @get("/session", opt={SCOPE: Scope.READ})
 async def session(service: Here, request: AnyRequest) -> SessionView:
     """The session under way; its number is empty where a token does without one."""
-    found = service.sessions.find(request.cookies.get(COOKIE, ""))
+    found = service.sessions.find(request.cookies.get(_cookie_name(request), ""))
     return SessionView(csrf="" if found is None else found[1], scope=principal_of(request).scope.word)
 
 
 @delete("/session", opt={SCOPE: Scope.READ}, status_code=HTTPStatus.NO_CONTENT)
 async def end_session(service: Here, request: AnyRequest) -> Response[None]:
     """End the session."""
-    service.sessions.end(request.cookies.get(COOKIE, ""))
+    service.sessions.end(request.cookies.get(_cookie_name(request), ""))
     return Response(None, status_code=HTTPStatus.NO_CONTENT, cookies=[_cookie("", request, max_age=0)])
 
 
@@ -123,7 +123,7 @@ async def logs(service: Here) -> tuple[LogLine, ...]:
 
 def _cookie(value: str, request: AnyRequest, max_age: int | None = None) -> Cookie:
     return Cookie(
-        key=COOKIE,
+        key=_cookie_name(request),
         value=value,
         path="/",
         max_age=max_age,
@@ -131,6 +131,10 @@ def _cookie(value: str, request: AnyRequest, max_age: int | None = None) -> Cook
         secure=request.scope["scheme"] == "https",
         samesite="strict",
     )
+
+
+def _cookie_name(request: AnyRequest) -> str:
+    return cookie_name(request.headers.get("host", ""))
 
 
 def _shown(entry: TokenEntry) -> TokenView:

@@ -41,8 +41,8 @@ class Announcing:
         self._thread: threading.Thread | None = None
         self._announcer: Announcer | None = None
         if config.announce.enabled and place.path is None and not is_loopback(config.host):
-            port: int = place.socket.getsockname()[1]
-            self._announcer = Announcer(port, self._hints(), config.announce)
+            listening, port = place.socket.getsockname()[:2]
+            self._announcer = Announcer(port, self._hints(), config.announce, listening=listening)
 
     def start(self) -> None:
         """Begin; returns at once."""

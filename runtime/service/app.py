@@ -68,12 +68,18 @@ def _handler(service: Service) -> Callable[[Request[Any, Any, Any], Exception], 
     def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         request_id: str = request.scope["state"]["request_id"]
         inference = request.scope["path"].startswith("/v2")
-        known = problems.describe(error, request_id, inference=inference)
+        known = problems.describe(error, request_id, inference=inference, hidden=service.device.hidden)
         if known is None and isinstance(error, RecursionError):
             # A body of brackets: msgspec stops in time, and Litestar does not foresee that it does.
             known = problems.generic(
                 HTTPStatus.BAD_REQUEST, "body: found too deep a nesting", request_id, inference=inference
             )
+        if known is None and isinstance(error, UnicodeDecodeError):
+            # Litestar foresees that JSON is malformed, and not that its text is.
+            known = problems.generic(
+                HTTPStatus.BAD_REQUEST, "body: found bytes that are no UTF-8, expected JSON", request_id,
+                inference=inference,
+            )  # fmt: skip
         if known is None and isinstance(error, HTTPException):
             known = _of_framework(error, request_id, inference)
         if known is None:

@@ -17,7 +17,7 @@ from litestar.handlers import BaseRouteHandler
 
 from runtime.service.problems import Refused
 from runtime.service.rate import Buckets, neighbourhood
-from runtime.service.sessions import COOKIE, CSRF_HEADER, Sessions, same
+from runtime.service.sessions import CSRF_HEADER, Sessions, cookie_name, same
 from runtime.service.tokens import Principal, Scope, Tokens
 
 SCOPE: Final = "geoshift_scope"
@@ -81,6 +81,10 @@ class Door:
         if wait:
             raise _later("requests: found too many from this token", wait)
 
+    def knows(self, principal: Principal) -> bool:
+        """Whether somebody who was let in would be let in again."""
+        return not self._required or self._tokens.knows(principal)
+
     def failed(self, connection: Connection) -> None:
         """Count a failure of somebody's.
 
@@ -103,7 +107,7 @@ class Door:
                     return found
             self.failed(connection)
             raise _unauthorized("found a token that this device does not know")
-        cookie = connection.cookies.get(COOKIE)
+        cookie = connection.cookies.get(cookie_name(connection.headers.get("host", "")))
         if cookie is None:
             self.refusals += 1
             raise _unauthorized("found no token")

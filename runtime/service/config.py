@@ -35,7 +35,10 @@ class Limits(_Section, frozen=True, kw_only=True):
     """What one client, or all of them, may take."""
 
     connections: Positive = 128
-    """Open at once; the next one is closed unread. 8 callers and a few browsers need a tenth."""
+    """Open at once, a quarter of them from one address; the next one is closed unread. 8 callers and a few browsers
+    need a tenth."""
+    handshakes: Positive = 64
+    """Of TLS, under way at once; the oldest makes way for the next. One takes a board some 10 ms."""
     streams: Positive = 32
     """Of events, at once."""
     control_bytes: Positive = 64 << 10

@@ -1,22 +1,37 @@
 """One connection of a client, and how long it may take over what.
 
 Uvicorn bounds the time between two requests. A slow client can still send a head letter by letter, go on with a body
-that nobody reads, or never take its answer. Each of these ends here, so that a few cannot use up all connections.
+that nobody reads, or never take its answer. Each of these ends here. Until then it has its connection, so one address
+gets a part of them only: strangers at one address keep those at others from nothing. At a Unix socket there are no
+addresses; its file's rights say who may come.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from runtime.service.config import Limits
+from runtime.service.rate import neighbourhood
+
+SHARE: Final = 4
+"""One address has at most one in so many of all connections."""
 
 
-def bounded(limits: Limits) -> type[H11Protocol]:
-    """Protocol for a server under these limits."""
+def bounded(limits: Limits, arrived: Callable[[int], None]) -> type[H11Protocol]:
+    """Protocol for a server under these limits.
+
+    Args:
+        limits: What a client may take.
+        arrived: Told the descriptor of each connection that can be talked over, TLS being agreed on.
+    """
+    most_of_one = max(1, limits.connections // SHARE)
+    by_address: Counter[str] = Counter()
 
     class BoundedProtocol(H11Protocol):
         """HTTP/1.1 against the clock."""
@@ -25,10 +40,16 @@ def bounded(limits: Limits) -> type[H11Protocol]:
             super().__init__(*args, **kwargs)
             self._reading: asyncio.TimerHandle | None = None
             self._writing: asyncio.TimerHandle | None = None
+            self._address: str | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
             super().connection_made(transport)
-            if len(self.connections) > limits.connections:
+            arrived(transport.get_extra_info("socket").fileno())
+            if self.client is not None:
+                self._address = neighbourhood(self.client[0])
+                by_address[self._address] += 1
+            of_one = 0 if self._address is None else by_address[self._address]
+            if len(self.connections) > limits.connections or of_one > most_of_one:
                 self.transport.abort()
             self._watch()
 
@@ -51,6 +72,10 @@ def bounded(limits: Limits) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._reading, self._writing = _stopped(self._reading), _stopped(self._writing)
+            if self._address is not None:
+                by_address[self._address] -= 1
+                if not by_address[self._address]:
+                    del by_address[self._address]
             super().connection_lost(exc)
 
         def _watch(self) -> None:

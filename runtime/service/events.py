@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -32,11 +32,12 @@ class Streams:
         self._limit = limit
         self.open = 0
 
-    def stream(self, last: str | None) -> AsyncIterator[bytes]:
+    def stream(self, last: str | None, known: Callable[[], bool]) -> AsyncIterator[bytes]:
         """A stream from after an event on.
 
         Args:
             last: ``Last-Event-ID`` as the client sent it; None for only what is new.
+            known: Whether the listener may still come in; asked before each piece, and the stream ends if not.
 
         Raises:
             Refused: Too many streams, or no number.
@@ -49,9 +50,9 @@ class Streams:
                 f"events: found {self.open} streams open, expected fewer; close one, or try again later",
                 {"Retry-After": "5"},
             )
-        return self._run(self._feed.last if last is None else int(last))
+        return self._run(self._feed.last if last is None else int(last), known)
 
-    async def _run(self, position: int) -> AsyncIterator[bytes]:
+    async def _run(self, position: int, known: Callable[[], bool]) -> AsyncIterator[bytes]:
         self.open += 1
         try:
             yield f"retry: {RETRY_MS}\n\n".encode()
@@ -60,6 +61,9 @@ class Streams:
                 position = 0
             while not self._feed.ended:
                 found = await self._feed.after(position, QUIET_S)
+                if not known():
+                    # Revoked, or rotated: as any request with it, this one gets no more.
+                    return
                 if not found:
                     yield b": still here\n\n"
                     continue

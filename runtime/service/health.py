@@ -22,8 +22,7 @@ OPEN: Final[dict[str, Any]] = {SCOPE: PUBLIC}
 
 async def is_ready(service: Service) -> bool:
     """Whether the device answers inference."""
-    status = await service.control.run(service.device.status)
-    return status.phase != "failed"
+    return await service.readiness.ask()
 
 
 @get("/healthz", opt=OPEN, tags=["health"])

@@ -44,7 +44,7 @@ class RetargetRequest(_In, frozen=True, kw_only=True):
 
 
 class HoldRequest(_In, frozen=True, kw_only=True):
-    """Keep the device at or below a mode's power."""
+    """Ask for a mode, beside others who do; the lowest power among them decides."""
 
     mode: ModeName
     reason: Words

@@ -126,9 +126,9 @@ def _state(status: Status, modes: tuple[ModeView, ...]) -> Iterator[Any]:
 
 def _counts(status: Status) -> Iterator[Any]:
     counters = status.counters
-    yield CounterMetricFamily("geoshift_inferences", "Inferences answered.", counters.inferences)
-    yield CounterMetricFamily("geoshift_inferences_refused", "Inferences that found the queue full.", counters.refused)
-    yield CounterMetricFamily("geoshift_transitions", "Walks begun.", counters.transitions)
+    yield CounterMetricFamily("geoshift_answers", "Calls of inference that were answered.", counters.answers)
+    yield CounterMetricFamily("geoshift_refusals", "Calls of inference that found the queue full.", counters.refused)
+    yield CounterMetricFamily("geoshift_transitions", "Switches that reached their mode.", counters.transitions)
     yield CounterMetricFamily("geoshift_increments", "Increments written.", counters.increments)
     yield CounterMetricFamily("geoshift_written_bytes", "Bytes of weights written.", counters.bytes_written)
     rows = CounterMetricFamily("geoshift_row_writes", "Rows written, by layer: what wears.", labels=["layer"])

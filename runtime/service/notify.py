@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Send a state such as ``READY=1``; whether there was somebody to send it to.
+    """Send a state such as ``READY=1``; whether there was somebody to send it to. Never waits, never raises.
 
     Args:
         state: As ``sd_notify(3)`` has it.
@@ -17,14 +17,14 @@ def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
     address = environment.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sender:
             # An abstract address begins with a zero byte, which the environment cannot hold.
             sender.connect("\0" + address[1:] if address.startswith("@") else address)
-            sender.sendall(state.encode())
-        except OSError:
-            # Whoever asked is gone; that is its supervisor's matter, and no reason to stop serving.
-            return False
+            sender.send(state.encode())
+    except OSError:
+        # Whoever asked is gone, or does not read, or no descriptor is left: no reason to stop serving, nor to wait.
+        return False
     return True
 
 

@@ -128,7 +128,7 @@ class Pairing:
             return None
         try:
             waiting = msgspec.json.decode(raw, type=_Open)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             private_files.remove(self._path)
             return None
         if waiting.boot != self._boot() or self._clock() >= waiting.until_s:

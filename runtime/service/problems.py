@@ -7,7 +7,7 @@ the log, and the client gets the id to find it there.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -78,13 +78,16 @@ class Answer:
         return msgspec.json.encode(self.problem)
 
 
-def describe(error: BaseException, request_id: str, *, inference: bool) -> Answer | None:
+def describe(
+    error: BaseException, request_id: str, *, inference: bool, hidden: Callable[[str], str] = str
+) -> Answer | None:
     """The problem document of an error; None for one that a client may not read.
 
     Args:
         error: What was raised.
         request_id: Id of the request.
         inference: Whether the client speaks the Open Inference Protocol, which looks for ``error``.
+        hidden: Takes out of a text what no client may read.
     """
     if isinstance(error, Refused):
         return _answer(error.status, str(error), error.kind, request_id, inference, error.headers)
@@ -92,7 +95,7 @@ def describe(error: BaseException, request_id: str, *, inference: bool) -> Answe
         status = STATUS.get(kind)
         if status is not None:
             busy = {"Retry-After": str(RETRY_AFTER_S)} if status in _RETRY else {}
-            return _answer(status, str(error), _word(kind), request_id, inference, busy)
+            return _answer(status, hidden(str(error)), _word(kind), request_id, inference, busy)
     return None
 
 

@@ -8,16 +8,18 @@ import signal
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final
 
 import uvicorn
 
+from device_profiles.errors import GeoshiftError
 from runtime.service.app import application
 from runtime.service.certificate import Certificate
 from runtime.service.connection import bounded
+from runtime.service.handshakes import Handshakes
 from runtime.service.health import is_ready
-from runtime.service.listening import Place
+from runtime.service.listening import BACKLOG, Place
 from runtime.service.logs import Bridge
 from runtime.service.notify import notify, watchdog_period_s
 from runtime.service.service import Service
@@ -26,7 +28,7 @@ GRACE_S: Final = 5
 """For answers under way when the service stops."""
 
 
-LOGGERS: Final = ("uvicorn.error", "geoshift")
+LOGGERS: Final = ("asyncio", "uvicorn.error", "geoshift")
 """What logs in Python's own way, and is taken into the service's log."""
 
 
@@ -41,10 +43,13 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, place: Place, ready: Callable[[], None]) -> None:
         limits = service.config.limits
+        self.handshakes = Handshakes(limits.handshakes)
         super().__init__(
             uvicorn.Config(
                 application(service),
-                http=bounded(limits),
+                # That many are accepted at one go, too, before the first of them is looked at.
+                backlog=BACKLOG,
+                http=bounded(limits, self.handshakes.end),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -65,16 +70,18 @@ class Server(uvicorn.Server):
     def run_until_stopped(self) -> None:
         """Serve until a signal or ``stop`` comes."""
         handshake_s = self._service.config.limits.header_s
+        listener = self.handshakes.listening(self._place.socket) if self._place.tls else self._place.socket
         bridge = Bridge(self._service.log)
         loggers = [logging.getLogger(name) for name in LOGGERS]
         for one in loggers:
             one.addHandler(bridge)
         try:
             with asyncio.Runner(loop_factory=lambda: _Loop(handshake_s)) as runner:
-                runner.run(self.serve(sockets=[self._place.socket]))
+                runner.run(self.serve(sockets=[listener]))
         finally:
             for one in loggers:
                 one.removeHandler(bridge)
+            listener.close()
             self._place.close()
             self._service.close()
 
@@ -90,14 +97,17 @@ class Server(uvicorn.Server):
         period_s = watchdog_period_s()
         if period_s is not None:
             self._watchdog = asyncio.create_task(self._pat(period_s))
+            self._watchdog.add_done_callback(self._patted)
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Send listeners home first: their streams would last until the end of the grace."""
         notify("STOPPING=1")
         if self._watchdog is not None:
             self._watchdog.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watchdog
+            await asyncio.wait([self._watchdog])
+            error = None if self._watchdog.cancelled() else self._watchdog.exception()
+            if error is not None and not isinstance(error, GeoshiftError):
+                raise error
         self._service.feed.stop()
         await super().shutdown(sockets)
 
@@ -120,9 +130,16 @@ class Server(uvicorn.Server):
     async def _pat(self, period_s: float) -> None:
         """Keep systemd's watchdog quiet for as long as the device answers."""
         while await is_ready(self._service):
-            notify("WATCHDOG=1")
+            # Ready once more: systemd did not take the first word if it was not reading at that moment.
+            notify("READY=1\nWATCHDOG=1")
             await asyncio.sleep(period_s)
         self._service.log.write("error", "device failed", detail="the watchdog is left to restart the service")
+
+    def _patted(self, watchdog: asyncio.Task[None]) -> None:
+        """Say at once why the watchdog is left alone."""
+        error = None if watchdog.cancelled() else watchdog.exception()
+        if error is not None:
+            self._service.log.fault("watchdog is left to restart the service", error)
 
 
 class _Loop(asyncio.SelectorEventLoop):

@@ -21,6 +21,7 @@ from runtime.service.logs import ServiceLog
 from runtime.service.metrics import Metrics
 from runtime.service.pairing import Pairing
 from runtime.service.rate import Buckets
+from runtime.service.readiness import Readiness
 from runtime.service.sessions import Sessions
 from runtime.service.tokens import Tokens
 from runtime.service.workers import Workers
@@ -52,6 +53,7 @@ class Service:
         inference: Threads that answer.
         bodies: Memory for what they are asked.
         control: Threads for all other calls of the device.
+        readiness: Whether the device answers.
         metrics: What Prometheus reads.
         log: The service's log.
         model: Name of the model in the Open Inference Protocol.
@@ -71,6 +73,7 @@ class Service:
     inference: Workers
     bodies: Budget
     control: Workers
+    readiness: Readiness
     metrics: Metrics
     log: ServiceLog
     model: str
@@ -84,6 +87,7 @@ class Service:
         """Let the threads go."""
         self.inference.close()
         self.control.close()
+        self.readiness.close()
 
 
 Here = NamedDependency[Service]
@@ -128,6 +132,7 @@ def assemble(device: Device, config: Config, folder: Path, certificate: Certific
         inference=Workers("infer", min(device.profile.queue_limit + 1, limits.inferences)),
         bodies=Budget(limits.memory_bytes),
         control=Workers("control", CONTROL_LINE, threads=CONTROL_THREADS),
+        readiness=Readiness(device),
         metrics=Metrics(device, labels),
         log=log,
         model=model,

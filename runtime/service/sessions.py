@@ -14,6 +14,7 @@ from typing import Final
 from runtime.service.tokens import Principal
 
 COOKIE: Final = "geoshift_session"
+"""Begin of the cookie's name."""
 CSRF_HEADER: Final = "x-csrf-token"
 LIMIT: Final = 64
 IDLE_S: Final = 12 * 3600.0
@@ -69,6 +70,12 @@ class Sessions:
     def end(self, cookie: str) -> None:
         """End a session; none there is fine."""
         self._sessions.pop(_digest(cookie), None)
+
+
+def cookie_name(host: str) -> str:
+    """Name of the cookie for a Host header: with the port, as a browser sends a cookie to all ports of an address."""
+    port = host.rpartition(":")[2]
+    return f"{COOKIE}_{port}" if port.isascii() and port.isdecimal() and len(port) <= 5 else COOKIE
 
 
 def same(one: str, other: str) -> bool:

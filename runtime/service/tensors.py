@@ -78,7 +78,7 @@ class Question:
 
 
 def memory_bytes(body_bytes: int, json_length: str | None) -> int:
-    """Memory that a request may take, from its head alone.
+    """Memory that a request may come to take once it is decoded.
 
     Args:
         body_bytes: Length of its body.
@@ -90,7 +90,7 @@ def memory_bytes(body_bytes: int, json_length: str | None) -> int:
     return JSON_GROWTH * json_bytes + 2 * body_bytes
 
 
-def decode(body: bytes, json_length: str | None, sample_shape: tuple[int, ...]) -> Question:
+def decode(body: bytes | bytearray, json_length: str | None, sample_shape: tuple[int, ...]) -> Question:
     """Read a request.
 
     Args:
@@ -147,7 +147,7 @@ def encode(answer: Floats, question: Question, model: str, version: str) -> tupl
     return text + raw, len(text)
 
 
-def _json_end(body: bytes, json_length: str | None) -> int:
+def _json_end(body: bytes | bytearray, json_length: str | None) -> int:
     """Where JSON ends and raw tensors begin."""
     end = len(body)
     if json_length is not None:

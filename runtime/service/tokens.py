@@ -196,7 +196,7 @@ class Tokens:
             return {}
         try:
             found = msgspec.json.decode(raw, type=_File)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise private_files.PrivateFileError(
                 f"{self._path}: {error}; remove the file and pair every client again"
             ) from error

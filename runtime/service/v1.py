@@ -14,6 +14,7 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from device_profiles import loader
+from runtime.errors import UnknownOperation
 from runtime.service import events
 from runtime.service.auth import SCOPE, principal_of
 from runtime.service.idempotency import HEADER
@@ -121,7 +122,7 @@ async def switch(
     begun = await service.once_operation.run(who.id, idempotency_key, body, act)
     if begun is None:
         return Response(None, status_code=HTTPStatus.NO_CONTENT)
-    return _operation(await _waited(service, begun.id, data.wait_s))
+    return _operation(await _outcome(service, begun, data.wait_s))
 
 
 @get("/operations", opt=READ)
@@ -173,7 +174,11 @@ async def holds(service: Here) -> tuple[HoldView, ...]:
 async def hold(
     service: Here, request: AnyRequest, data: JSONBody[HoldRequest], idempotency_key: Key = None
 ) -> HoldView:
-    """Keep the device at or below a mode's power; the lowest hold wins, and a switch by hand ends them all."""
+    """Ask for a mode for as long as the hold lasts. Of several holds the one of lowest power decides.
+
+    A hold goes before triggers and the default, even where those ask for less power: it is a wish, and no ceiling. A
+    switch by hand ends all holds.
+    """
     who = principal_of(request)
 
     async def act() -> HoldView:
@@ -193,10 +198,24 @@ async def release(service: Here, hold_id: FromPath[str]) -> None:
 @get("/events", opt=READ, media_type=events.MEDIA_TYPE)
 async def event_stream(
     service: Here,
+    request: AnyRequest,
     last_event_id: Annotated[str | None, HeaderParameter(name="last-event-id", required=False)] = None,
 ) -> Stream:
-    """What happens, as server-sent events; with ``Last-Event-ID`` from there on."""
-    return Stream(service.streams.stream(last_event_id), media_type=events.MEDIA_TYPE)
+    """What happens, as server-sent events; with ``Last-Event-ID`` from there on.
+
+    The stream ends when the token is revoked that it began with.
+    """
+    who = principal_of(request)
+    return Stream(service.streams.stream(last_event_id, lambda: service.door.knows(who)), media_type=events.MEDIA_TYPE)
+
+
+async def _outcome(service: Service, begun: OperationView, wait_s: float) -> OperationView:
+    """As ``_waited``, for a switch that a key may have brought back from long ago."""
+    try:
+        return await _waited(service, begun.id, wait_s)
+    except UnknownOperation:
+        # The device remembers a hundred switches, the key a day: what was answered then is answered again.
+        return msgspec.structs.replace(begun, reason="as it was answered at first; how it ended is forgotten")
 
 
 async def _waited(service: Service, operation_id: str, wait_s: float) -> OperationView:

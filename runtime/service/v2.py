@@ -10,7 +10,8 @@ from litestar.connection import Request
 from litestar.params import FromPath
 
 from runtime.service import tensors
-from runtime.service.auth import PUBLIC, SCOPE, UNMETERED
+from runtime.service.auth import PUBLIC, SCOPE, UNMETERED, principal_of
+from runtime.service.budget import Share
 from runtime.service.config import Limits
 from runtime.service.health import is_ready
 from runtime.service.messages import ModelMetadata, ModelReady, ServerMetadata, TensorMetadata
@@ -86,8 +87,9 @@ def infer_handler(limits: Limits) -> Any:
         """Outputs for a batch of inputs, in JSON or as raw tensors."""
         _require(service, model, model_version)
         length = request.headers.get(tensors.LENGTH_HEADER)
-        with service.bodies.reserved(tensors.memory_bytes(_announced(request, limits), length)):
-            body = await request.body()
+        with service.bodies.opened(principal_of(request).id) as share:
+            body = await _arrived(request, share)
+            share.grow_to(tensors.memory_bytes(len(body), length))
             content, json_bytes = await service.inference.run(_answer, service, body, length)
         if json_bytes is None:
             return Response(content, media_type="application/json")
@@ -109,13 +111,16 @@ def router(limits: Limits) -> Router:
     )
 
 
-def _announced(request: AnyRequest, limits: Limits) -> int:
-    """Bytes of the body as its head says, or as many as it may have."""
-    length = request.headers.get("content-length", "")
-    return min(int(length), limits.infer_bytes) if length.isdecimal() else limits.infer_bytes
+async def _arrived(request: AnyRequest, share: Share) -> bytearray:
+    """The body. Only what has come in takes memory: a head that announces much keeps nobody out."""
+    body = bytearray()
+    async for piece in request.stream():
+        share.grow_to(len(body) + len(piece))
+        body += piece
+    return body
 
 
-def _answer(service: Service, body: bytes, json_length: str | None) -> tuple[bytes, int | None]:
+def _answer(service: Service, body: bytearray, json_length: str | None) -> tuple[bytes, int | None]:
     """Decode, ask the network and encode: all that takes time, on a thread."""
     question = tensors.decode(body, json_length, service.device.bundle.manifest.model.input_shape)
     return tensors.encode(service.device.infer(question.x), question, service.model, service.version)

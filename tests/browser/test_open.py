@@ -56,7 +56,7 @@ def test_nobody_else_gets_in(device, proxy, tmp_path):
     with httpx.Client(base_url=f"http://{proxy.host}", trust_env=False) as http:
         for method, path in (("GET", "/"), ("GET", "/v1/status"), ("POST", "/v1/switch"), ("DELETE", "/v1/holds/x")):
             assert http.request(method, path).status_code == 401
-            assert http.request(method, path, headers={"Cookie": "geoshift_proxy=x"}).status_code == 401
+            assert http.request(method, path, headers={"Cookie": f"{proxy.cookie_name}=x"}).status_code == 401
         assert http.get("/v1/status", headers={"Host": "evil.example"}).status_code == 421
         assert http.get("/v1/status", headers={"Host": "localhost" + proxy.host[9:]}).status_code == 421
         assert http.post("/enter", data={"once": "x"}).status_code == 403

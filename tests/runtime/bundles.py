@@ -50,10 +50,10 @@ def profile(**changes: object) -> Profile:
     return loader.from_builtins(data, "test profile")
 
 
-def table_and_states() -> tuple[RowTable, dict[str, State]]:
+def table_and_states(seed: int = 0) -> tuple[RowTable, dict[str, State]]:
     """Rows of the three modes: conv1 loses unit 1 in C2, conv2 loses unit 2 in C3, and their readers are rewritten."""
-    base = synthetic_model().base
-    rng = np.random.default_rng(7)
+    base = synthetic_model(seed).base
+    rng = np.random.default_rng(7 + seed)
     dense = RowTable(MOVED_LAYERS, base, {})
     pool = {}
     for layer, column in ((MOVED_LAYERS[1], 1), (MOVED_LAYERS[2], 2)):
@@ -91,11 +91,11 @@ def compact_graph(state: State) -> bytes:
     return build(convolutional_nodes(), ["batch", 1, 4, 4], ["batch", 3], {}, empty)
 
 
-def content(device: Profile | None = None) -> tuple[Manifest, dict[str, bytes]]:
+def content(device: Profile | None = None, seed: int = 0) -> tuple[Manifest, dict[str, bytes]]:
     """Manifest and files of the bundle; evidence is measured, not made up."""
     device = device or profile()
-    model = synthetic_model()
-    table, states = table_and_states()
+    model = synthetic_model(seed)
+    table, states = table_and_states(seed)
     session = Session(model.model, model.constants)
     inputs = np.random.default_rng(3).standard_normal((400, 1, 4, 4)).astype(np.float32)
 
@@ -175,7 +175,7 @@ def content(device: Profile | None = None) -> tuple[Manifest, dict[str, bytes]]:
     return manifest, files
 
 
-def write_bundle(path: Path, device: Profile | None = None) -> Path:
-    """Write the bundle to ``path``."""
-    manifest, files = content(device)
+def write_bundle(path: Path, device: Profile | None = None, seed: int = 0) -> Path:
+    """Write the bundle to ``path``; seeds give networks of other weights."""
+    manifest, files = content(device, seed)
     return bundles.write(path, manifest, files, replace=False)

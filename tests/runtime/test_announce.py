@@ -132,6 +132,13 @@ def test_without_a_network_there_is_a_warning_and_no_crash(caplog):
     assert "not announced on the network" in said.getMessage()
 
 
+def test_an_address_that_nothing_listens_at_is_not_announced():
+    with Announcer(1, hints(), Announcement(interfaces=("lo",)), listening="192.0.2.1") as one:
+        shown = one.settled(PATIENCE_S)
+    assert (shown.state, shown.addresses) == ("failed", ())
+    assert "expected one of lo with 192.0.2.1" in shown.reason
+
+
 def test_a_network_that_comes_up_later_is_noticed():
     if not NAMESPACES:  # the same wait, woken by hand
         with Announcer(1, hints(), Announcement(interfaces=("nosuch0",))) as one:

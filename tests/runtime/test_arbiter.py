@@ -114,7 +114,8 @@ def test_ranks_are_a_strict_order(one, other):
 
 
 decisions = st.builds(Decision, modes, ranks, st.just("who"), st.just("why"))
-walks = st.builds(Walk, modes, ranks, st.booleans())
+walks = st.builds(Walk, modes, ranks, st.booleans()) | st.builds(Walk, modes, ranks, st.just(True), st.just(True))
+"""A paused one can always be turned."""
 
 
 @given(decisions, modes)
@@ -123,16 +124,25 @@ def test_at_rest_it_walks_unless_it_is_there(decision, at):
 
 
 @given(decisions, modes, walks)
-def test_only_a_higher_rank_turns_a_walk_and_only_one_that_can_be_turned(decision, at, walk):
+def test_only_a_higher_rank_turns_a_walk_that_goes_on_and_only_one_that_can_be_turned(decision, at, walk):
     found = step(decision, at, walk)
     assert found is not Step.BEGIN
     if found in (Step.TURN, Step.BACK):
-        assert higher(decision.rank, walk.rank)
+        assert higher(decision.rank, walk.rank) or walk.paused
     if found is Step.TURN:
         assert walk.free
         assert walk.target != decision.mode
-    if not higher(decision.rank, walk.rank):
+    if not higher(decision.rank, walk.rank) and not walk.paused:
         assert found is (Step.STAY if walk.target == decision.mode else Step.WAIT)
+
+
+@given(decisions, modes, modes, ranks)
+def test_nobody_waits_for_the_end_of_a_paused_walk(decision, at, target, rank):
+    found = step(decision, at, Walk(target, rank, free=True, paused=True))
+    if decision.mode != target:
+        assert found is Step.TURN
+    else:
+        assert found is (Step.STAY if decision.rank == rank else Step.BACK)
 
 
 @pytest.mark.parametrize("part", [Wish("C1", "a", ""), Decision("C1", "hold", "a", ""), Walk("C1", "hold", True)])

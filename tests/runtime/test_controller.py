@@ -10,6 +10,7 @@ from runtime.errors import Busy, Closed, IllegalEvent
 from runtime.operation import Outcome
 from runtime.table import Phase
 from tests.runtime.bundles import write_bundle
+from tests.runtime.instants import Instants, cancel
 from tests.runtime.nets import opened, stands_at
 from tests.runtime.threads import until
 
@@ -20,63 +21,6 @@ CLOSED_ON_THE_WAY = "the network was closed during the walk"
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     return bundles.read(write_bundle(tmp_path_factory.mktemp("controller") / "plan"))
-
-
-class Instants:
-    """Opens a network, acts at one instant of a walk C1 → C2, and gives it away with the operation; for every instant.
-
-    An instant is one just before a line that the walk runs in the controller, where another thread could act too: not
-    while the walk holds the lock. It acts on the walk's own thread, so nothing else happens at the same time.
-
-    Args:
-        make: Opens a network.
-        act: What to do to it.
-    """
-
-    def __init__(self, make, act):
-        self._make, self._act = make, act
-        self.walk = None
-        """The thread of the walk."""
-
-    def __iter__(self):
-        number, self._seen = 0, 0
-        while self._seen >= number:
-            number, self._seen, self.walk = number + 1, 0, None
-            net = self._make()
-            threading.settrace(self._tracer(net, number))
-            try:
-                operation = net.switch("C2")
-                yield net, operation
-                self.walk.join()
-            finally:
-                threading.settrace(None)
-                net.close()
-        assert number > 40, "the walk was never traced"
-
-    def _tracer(self, net, number):
-        def line(frame, event, _):
-            if event == "line" and not net._controller._changed._is_owned():
-                self._seen += 1
-                if self._seen == number:
-                    self._act(net)
-            return line
-
-        def trace(frame, *_):
-            me = threading.current_thread()
-            if self.walk is None and me.name == "geoshift-walk":
-                self.walk = me
-            return line if me is self.walk and frame.f_code.co_filename == controller.__file__ else None
-
-        return trace
-
-
-def cancel(net):
-    if net._controller._current is None:
-        return
-    try:
-        net._controller._current.cancel()
-    except IllegalEvent:
-        assert net.phase in (Phase.VERIFYING, Phase.ROLLING_BACK)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -210,6 +210,43 @@ class UnderWay(Surroundings):
             self.ours = None
         self.model.end()
 
+    @rule()
+    def pause(self):
+        self.signal(self.device.pause)
+
+    @rule()
+    def resume(self):
+        self.signal(self.device.resume)
+
+    def signal(self, event):
+        before = self.device.status().operation
+        if before is None:
+            return
+        rank = self.device.operation(before).rank
+        try:
+            event(before)
+        except Conflict:
+            assert rank == "safety"
+        except IllegalEvent:
+            return  # it ended, or stands already, or does not stand
+        else:
+            assert rank != "safety"
+        self.model.end()
+
+    @invariant()
+    def a_paused_walk_leads_where_the_decision_says(self):
+        status = self.device.status()
+        if status.phase == "paused":
+            walk = self.device.operation(status.operation)
+            assert (walk.to, walk.rank) == (status.decision.mode, status.decision.rank)
+
+    @invariant()
+    def a_walk_that_another_rank_took_over_is_not_ours_any_more(self):
+        if self.ours is not None and RANKS.index(self.device.operation(self.ours).rank) > RANKS.index("manual"):
+            assert self.model.manual is None
+            del self.previous[self.ours]
+            self.ours = None
+
     @invariant()
     def a_walk_leads_where_the_decision_says_unless_a_lower_rank_waits(self):
         status = self.device.status()

@@ -199,6 +199,77 @@ def test_a_lower_rank_waits_for_the_end_of_a_walk(bundle, root):
         assert settled(device).mode == "C3"
 
 
+@pytest.mark.parametrize("end", ["lease", "auto"])
+def test_a_paused_walk_does_not_outlive_what_began_it(bundle, root, end):
+    clock = Clock()
+    with made(bundle, root, clock, triggers=[LOW], **STANDS) as device:
+        first = walking(device, device.switch("C2", who="ann", lease_s=5))
+        device.pause(first.id)
+        put(root, "class/power_supply/battery/capacity", 10)
+        device.poll()
+        assert (device.status().phase, device.status().operation) == ("paused", first.id)
+        hurry(device)
+        if end == "auto":
+            device.auto(who="ann")
+        clock.forward(5)
+        assert polled(device).mode == "C3"
+        assert [one.outcome for one in device.operations()] == ["retargeted", "committed"]
+
+
+def test_a_paused_walk_goes_home_once_its_lease_has_ended_and_then_obeys_a_hold(bundle):
+    clock = Clock()
+    with made(bundle, clock=clock, **STANDS) as device:
+        device.pause(walking(device, device.switch("C3", who="ann", lease_s=1)).id)
+        hurry(device)
+        clock.forward(4)
+        assert polled(device).mode == "C1"
+        device.hold("C2", who="backup", reason="battery", ttl_s=None)
+        assert settled(device).mode == "C2"
+
+
+def test_a_walk_that_is_paused_after_its_lease_ended_goes_where_the_others_say(bundle):
+    clock = Clock()
+    with made(bundle, clock=clock, **STANDS) as device:
+        first = walking(device, device.switch("C3", who="ann", lease_s=1))
+        clock.forward(4)
+        device.poll()
+        assert device.status().target == "C3"
+        hurry(device)
+        device.pause(first.id)
+        assert settled(device).mode == "C1"
+
+
+def test_a_paused_walk_to_where_a_trigger_leads_goes_on_for_the_trigger(bundle, root):
+    clock = Clock()
+    with made(bundle, root, clock, triggers=[LOW], **STANDS) as device:
+        first = walking(device, device.switch("C3", who="ann", lease_s=5))
+        device.pause(first.id)
+        put(root, "class/power_supply/battery/capacity", 10)
+        device.poll()
+        assert device.status().phase == "paused"
+        clock.forward(5)
+        device.poll()
+        walk = device.operation(first.id)
+        assert (walk.phase, walk.rank, walk.who) == ("walking", "trigger", "low")
+        # Cancelled, it is a trigger's walk that was cancelled: it does not begin again by itself.
+        hurry(device)
+        device.cancel(first.id)
+        assert device.wait(first.id, 60).outcome == "cancelled"
+        assert polled(device).mode == "C1"
+
+
+def test_a_pause_that_nobody_may_end_any_more_ends_with_the_heat(bundle, root):
+    with made(bundle, root, safety=[{**HOT, "mode": "C2"}], default_mode="C1", **STANDS) as device:
+        first = walking(device, device.switch("C2", who="ann"))
+        device.pause(first.id)
+        put(root, "class/thermal/thermal_zone0/temp", 85000)
+        device.poll()
+        assert device.status().phase == "paused"
+        device.auto(who="ann")
+        walk = device.operation(first.id)
+        assert (walk.phase, walk.rank) == ("walking", "safety")
+
+
 def test_the_walk_of_a_trigger_that_was_cancelled_begins_again_only_when_the_decision_changes(bundle, root):
     clock = Clock()
     with made(bundle, root, clock, triggers=[LOW], **STANDS) as device:

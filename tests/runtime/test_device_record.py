@@ -100,6 +100,14 @@ def test_loopback_is_left_out_unless_it_is_asked_for():
     assert addresses.choose(ALL, ("wlan0", "nosuch0")) == ETH[2:]
 
 
+def test_only_addresses_that_lead_to_what_listens_are_chosen():
+    assert addresses.choose(ALL, (), "0.0.0.0") == (ETH[0], ETH[2])
+    assert addresses.choose(ALL, (), "198.51.100.4") == ETH[2:]
+    assert addresses.choose(ALL, (), "fe80::1%eth0") == ETH[1:2]
+    with pytest.raises(NoMulticast, match=r"expected one of eth0 with 198\.51\.100\.4"):
+        addresses.choose(ALL, ("eth0",), "198.51.100.4")
+
+
 @pytest.mark.parametrize(("found", "wanted", "words"), [
     ((), (), "found addresses on none, expected one that others can reach"),
     (ALL[:2], (), "found addresses on lo, expected one that others can reach"),

@@ -92,7 +92,7 @@ def test_counters_of_what_is_written_go_on(start):
         assert (after.transitions, after.bytes_written, after.row_writes) == (
             before.transitions, before.bytes_written, before.row_writes,
         )  # fmt: skip
-        assert (after.inferences, after.outcomes["committed"]) == (0, 0)
+        assert (after.answers, after.outcomes["committed"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

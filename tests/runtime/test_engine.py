@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -119,6 +120,33 @@ def test_an_engine_that_cannot_be_rescued_closes(exclusive, rescue):
     assert engine.closed
     with pytest.raises(Closed, match="infer: the network is closed; open it again"):
         engine.infer(X)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_runner_is_made_before_anybody_else_gets_a_turn(fails):
+    engine = Engine(Stub(1.0), exclusive=True, queue_limit=4)
+    answers = []
+
+    def ask():
+        try:
+            answers.append(float(engine.infer(X)[0, 0]))
+        except Closed:
+            answers.append(None)
+
+    caller = threading.Thread(target=ask)
+
+    def make():
+        caller.start()
+        until(lambda: in_line(engine._turnstile) == 1)
+        if fails:
+            raise MemoryError("no memory")
+        return Stub(2.0)
+
+    with pytest.raises(MemoryError) if fails else nullcontext():
+        engine.replace(make)
+    caller.join()
+    assert answers == [None if fails else 2.0]
+    assert engine.closed == fails
 
 
 def test_closing_answers_those_in_line_first():

@@ -1,13 +1,12 @@
-"""A device that loses its process, or its power, at any file operation of a walk."""
+"""A device that loses its process, or its power, at file operations of a walk.
 
-import random
+One of each kind in each state is played here; `python -m benchmarks.kill` plays all of them.
+"""
+
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +14,10 @@ from runtime import bundle as bundles
 from runtime.net import Net
 from runtime.state_directory import StateDirectory
 from tests.runtime.bundles import write_bundle
-from tests.runtime.disks import Disk, Forgetful, Killed
-from tests.runtime.disturbed import WALKS, live
+from tests.runtime.disks import BROKEN, FULL, Disk, Forgetful, Killed
+from tests.runtime.disturbed import WALKS, live, operations, recover, said, sample, tear, ways
+from tests.runtime.killings import killed_at_random, victim
 from tests.runtime.restarts import DEVICE, restart
-from tests.runtime.threads import until
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +34,16 @@ def _quiet(monkeypatch):
 
 @pytest.mark.parametrize("walk", WALKS)
 @pytest.mark.parametrize("policy", ["in-place", "persistent"])
-def test_killed_at_any_file_operation_it_goes_on_from_what_the_journal_says(bundle, tmp_path, policy, walk):
-    whole = Disk()
-    live(bundle, tmp_path / "whole", policy, walk, whole)
+def test_killed_at_a_file_operation_it_goes_on_from_what_the_journal_says(bundle, tmp_path, policy, walk):
+    found = operations(bundle, tmp_path / "whole", policy, walk)
     seen = Counter()
-    for number, name in enumerate(whole.names, 1):
-        for way in ("kill", "half") if name in ("write", "store") else ("kill",):
+    for number in sample(found):
+        for way in ways(found[number - 1][1]):
             path = tmp_path / f"{number}{way}"
             disk = Disk(number, way)
             live(bundle, path, policy, walk, disk)
             if disk.dead:
-                standing = restart(bundle, path, policy)
-                seen["nothing" if standing is None else standing.walk.phase if standing.walk else "rest"] += 1
-            shutil.rmtree(path, ignore_errors=True)
-    print(policy, walk, whole.count, dict(seen))
+                seen[said(restart(bundle, path, policy))] += 1
     assert seen["nothing"]
     assert seen["rest"]
     assert seen["walking"]
@@ -56,11 +51,9 @@ def test_killed_at_any_file_operation_it_goes_on_from_what_the_journal_says(bund
 
 @pytest.mark.parametrize("walk", WALKS)
 @pytest.mark.parametrize("policy", ["in-place", "shadow", "persistent"])
-def test_without_power_at_any_file_operation_it_goes_on_from_what_the_journal_says(bundle, tmp_path, policy, walk):
+def test_without_power_at_a_file_operation_it_goes_on_from_what_the_journal_says(bundle, tmp_path, policy, walk):
     """What was not flushed is lost, or not, or in part."""
-    whole = Disk()
-    live(bundle, tmp_path / "whole", policy, walk, whole)
-    for number in range(1, whole.count + 1):
+    for number in sample(operations(bundle, tmp_path / "whole", policy, walk)):
         path = tmp_path / str(number)
         disk = Forgetful(path, number, seed=number)
         live(bundle, path, policy, walk, disk)
@@ -69,37 +62,33 @@ def test_without_power_at_any_file_operation_it_goes_on_from_what_the_journal_sa
             restart(bundle, path, policy)
 
 
-def recover(bundle, path, disk):
-    """Open again and let the walk come to its end, if it can."""
-    try:
-        with Net(bundle, DEVICE, "persistent", home=StateDirectory(path, disk)) as net:
-            until(lambda: net.recovery.result is not None or not net._controller._thread.is_alive())
-    except Killed:
-        return
-
-
 def test_killed_again_while_it_repairs_and_recovers_it_is_none_the_worse(bundle, tmp_path):
-    whole = Disk()
-    live(bundle, tmp_path / "whole", "persistent", "commit", whole)
-    rows = [number for number, name in enumerate(whole.names, 1) if name == "store"]
     torn = tmp_path / "torn"
-    live(bundle, torn, "persistent", "commit", Disk(rows[len(rows) // 2], "half"))
+    tear(bundle, torn)
     shutil.copytree(torn, tmp_path / "count")
     count = Disk()
     recover(bundle, tmp_path / "count", count)
     assert "store" in count.names
-    for number, name in enumerate(count.names, 1):
-        for way in ("kill", "half") if name in ("write", "store") else ("kill",):
+    for number in sample([("repairing", name) for name in count.names]):
+        for way in ways(count.names[number - 1]):
             path = tmp_path / f"{number}{way}"
             shutil.copytree(torn, path)
             recover(bundle, path, Disk(number, way))
             assert restart(bundle, path, "persistent") is not None
 
 
-def victim(bundle, path, policy, number=0, way="kill"):
-    command = [sys.executable, "-m", "tests.runtime.victim", bundle.path, path, policy, number, way]
-    root = Path(__file__).parents[2]
-    return subprocess.Popen([*map(str, command)], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+@pytest.mark.parametrize(("error", "times"), [(FULL, 1), (BROKEN, 1), (BROKEN, 10**6)], ids=["full", "broken", "dead"])
+def test_a_disk_that_fails_while_it_repairs_and_recovers_costs_no_state(bundle, tmp_path, times, error):
+    torn = tmp_path / "torn"
+    tear(bundle, torn)
+    whole = Disk()
+    shutil.copytree(torn, tmp_path / "whole")
+    recover(bundle, tmp_path / "whole", whole)
+    for number in sample([("repairing", name) for name in whole.names]):
+        path = tmp_path / str(number)
+        shutil.copytree(torn, path)
+        recover(bundle, path, Disk(number, error, times))
+        restart(bundle, path, "persistent")
 
 
 def test_a_process_that_is_really_killed_leaves_what_the_journal_says(bundle, tmp_path):
@@ -118,19 +107,6 @@ def test_a_process_that_is_really_killed_leaves_what_the_journal_says(bundle, tm
         assert restart(bundle, tmp_path / name, "persistent") is not None
 
 
-def killed_at_random(bundle, path, policy, times):
-    """Kill a process that walks round and round, again and again in one directory; phases that were found."""
-    seen, chance = Counter(), random.Random(times)
-    for _ in range(times):
-        child = victim(bundle, path, policy)
-        assert child.stdout.read(chance.randint(20, 400))  # it is somewhere behind that when we have read it
-        child.kill()
-        child.communicate(timeout=60)
-        standing = restart(bundle, path, policy)
-        seen[standing.walk.phase if standing.walk else "rest"] += 1
-    return seen
-
-
 @pytest.mark.parametrize("policy", ["in-place", "persistent"])
 def test_a_process_that_is_killed_at_any_instant_leaves_what_the_journal_says(bundle, tmp_path, policy):
-    assert killed_at_random(bundle, tmp_path, policy, 4).total() == 4
+    assert killed_at_random(bundle, tmp_path, policy, 2).total() == 2

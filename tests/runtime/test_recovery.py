@@ -1,7 +1,10 @@
 """Started again, a device stands where its journal says, and goes on from there."""
 
 import dataclasses
+import shutil
 import threading
+from collections import Counter
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -20,7 +23,7 @@ from runtime.samples import Samples
 from runtime.state_directory import StateDirectory
 from runtime.table import Phase
 from tests.runtime.bundles import content, profile, write_bundle
-from tests.runtime.disks import FULL, Crowded, Disk
+from tests.runtime.disks import BROKEN, FULL, Crowded, Disk
 from tests.runtime.nets import PACE, stands_at
 from tests.runtime.restarts import DEVICE, key, restart, told
 from tests.runtime.threads import until
@@ -140,6 +143,25 @@ def test_a_walk_that_was_going_back_goes_on_back_whatever_is_asked(bundle, tmp_p
             assert net.recovery.target == "C1"
             assert net.recovery.wait(30).outcome is Outcome.COMMITTED
             assert stands_at(net, "C1")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_recovery_that_cannot_be_recorded_stands_at_a_mode_all_the_same(bundle, tmp_path, policy):
+    """It begins on the way: there is something to take back although it has written nothing."""
+    behind = tmp_path / "behind"
+    stopped_on_the_way(bundle, behind, policy)
+    shutil.copytree(behind, tmp_path / "whole")
+    whole = Disk()
+    with Net(bundle, DEVICE, policy, home=StateDirectory(tmp_path / "whole", whole)) as net:
+        net.recovery.wait(30)
+    ended = Counter()
+    for number in range(1, whole.count + 1):
+        path = tmp_path / str(number)
+        shutil.copytree(behind, path)
+        with suppress(StateError), Net(bundle, DEVICE, policy, home=StateDirectory(path, Disk(number, BROKEN))) as net:
+            ended[net.recovery.wait(30).outcome] += 1
+            assert stands_at(net, net.mode)
+    assert ended[Outcome.ROLLED_BACK]
 
 
 def test_recovery_may_be_turned_like_any_switch(bundle, tmp_path):

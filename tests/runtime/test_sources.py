@@ -4,11 +4,13 @@ import os
 import select
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
 from device_profiles import Command, Trigger
 from runtime.errors import SourceError
+from runtime.programs import MOST_BYTES
 from runtime.sources import Sources, battery_percent, charger_plugged, temperature_c
 from tests.runtime.sysfs_trees import TREES, program, put, tree
 
@@ -166,6 +168,20 @@ def test_a_command_that_fails_says_its_status_and_words(tmp_path):
     argv = (program(tmp_path, "bad", "import sys; sys.stderr.write('no sensor'); sys.exit(3)"),)
     with pytest.raises(SourceError, match=r"command bad: found exit status 3, expected 0; .*no sensor"):
         Sources({"bad": Command(argv=argv)}).read(rule("command", command="bad"))
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_command_that_prints_without_end_fills_no_memory(tmp_path, stream):
+    text = f"import sys\nfor _ in range(64): sys.{stream}.write('on' * (1 << 19))\nprint()"
+    command = Command(argv=(program(tmp_path, "flood", text),), timeout_s=60)
+    tracemalloc.start()
+    try:
+        said = Sources({"flood": command}).read(rule("command", command="flood"))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert said == ("on" * (MOST_BYTES // 2) if stream == "stdout" else "")
+    assert peak_bytes < 4 << 20  # of 64 MiB
 
 
 def test_a_command_that_is_not_there_is_an_error():

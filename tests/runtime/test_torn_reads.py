@@ -1,5 +1,6 @@
 """While weights are written, every answer comes from one legal state: compared bit for bit, under both policies."""
 
+import os
 import threading
 from collections import Counter
 
@@ -13,14 +14,20 @@ from runtime.chunks import ChunkList
 from runtime.controller import Controller, increments
 from runtime.engine import Engine, LiveRunner
 from runtime.evaluation import Evaluator
+from runtime.graphs import live_session
 from runtime.net import Net
 from runtime.operation import Outcome
 from runtime.route import Leg
 from runtime.rows import POOL, RowTable
 from runtime.samples import Samples
 from runtime.session import Session
+from runtime.state_directory import StateDirectory
 from tests.runtime.bundles import profile, write_bundle
+from tests.runtime.disks import BROKEN, Disk
+from tests.runtime.nets import stands_at
+from tests.runtime.restarts import DEVICE
 from tests.runtime.synthetic import TORN, code_rows, revealed_versions, revealing_layer, state_revealing_model
+from tests.runtime.threads import in_line, until
 
 ANSWERS = 10_000
 CALLERS = 4
@@ -203,3 +210,52 @@ def test_a_convolutional_network_answers_from_legal_states_only_compact_graphs_i
     assert given.total() >= ANSWERS
     assert set(given) <= legal | set(resting.values())
     assert len(given) > len(resting), "the walk was never seen on its way"
+
+
+class KnockedAt(Disk):
+    """A disk on which two flushes in a row fail, so that a walk goes neither on nor back.
+
+    ``knock`` is called after each row, or bias, that is written from then on.
+    """
+
+    def __init__(self, after, knock):
+        super().__init__()
+        self.failing = range(after, after + 2)
+        self.flushed = 0
+        self.knock = knock
+
+    def flush(self, memory, begin, end):
+        self.flushed += 1
+        if self.flushed in self.failing:
+            raise OSError(BROKEN, os.strerror(BROKEN))
+        super().flush(memory, begin, end)
+
+    def store(self, cells, values):
+        super().store(cells, values)
+        if self.flushed >= self.failing.stop:
+            self.knock()
+
+
+def test_nobody_is_answered_while_persistent_weights_are_rewritten_to_a_mode(tmp_path):
+    bundle = read(write_bundle(tmp_path / "plan", DEVICE))
+    x = bundle.evaluation.inputs[:3]
+    truth = live_session(bundle, 1)
+    legal = {truth.run(x, truth.bind(bundle.table.tensors(bundle.states["C1"]))).tobytes()}
+    answers, callers = [], []
+
+    def knock():
+        """One caller at a time: the next one only when it was answered."""
+        if len(answers) == len(callers):
+            callers.append(threading.Thread(target=lambda: answers.append(net.infer(x).tobytes())))
+            callers[-1].start()
+            until(lambda: len(answers) == len(callers) or in_line(net._engine._turnstile) == 1)
+
+    disk = KnockedAt(10, knock)
+    with Net(bundle, DEVICE, "persistent", home=StateDirectory(tmp_path / "state", disk)) as net:
+        result = net.switch("C3").wait(30)
+        assert (result.outcome, result.reason.count("Input/output error")) == (Outcome.ROLLED_BACK, 2)
+        assert stands_at(net, "C1")
+        for caller in callers:
+            caller.join()
+    assert callers, "nothing was rewritten"
+    assert set(answers) <= legal

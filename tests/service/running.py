@@ -40,7 +40,13 @@ class Running:
     service: Service
     server: Server
     url: str
-    log: StringIO
+    stream: StringIO
+
+    @property
+    def log(self):
+        """What was logged so far, all of it."""
+        assert self.service.log.drain(20)
+        return self.stream
 
     def token(self, scope=Scope.ADMIN, name="tester"):
         return self.service.tokens.add(name, scope)
@@ -80,3 +86,4 @@ def running(bundle_path, folder, *, policy="in-place", config=None, pace=FAST, *
             server.stop()
             thread.join(20)
             assert not thread.is_alive(), "the server did not stop"
+            service.log.close()

@@ -2,11 +2,12 @@
 
 import secrets
 
+import httpx
 import pytest
 
 from runtime.pairing_proof import proof, stretch
 from runtime.service.auth import PUBLIC, SCOPE
-from runtime.service.sessions import COOKIE
+from runtime.service.sessions import cookie_name
 from runtime.service.tokens import Scope
 from tests.service.running import STILL, running
 
@@ -53,8 +54,8 @@ def test_no_route_lets_anybody_in_without_a_token_or_with_a_wrong_one(device):
         {"Authorization": f"Basic {device.token()}"},
         {"Authorization": "Bearer " + "x" * 5000},
         {"Authorization": f"Bearer {device.token()}x"},
-        {"Cookie": f"{COOKIE}=x"},
-        {"Cookie": f"{COOKIE}={device.token()}"},
+        {"Cookie": f"{cookie_name(device.url)}=x"},
+        {"Cookie": f"{cookie_name(device.url)}={device.token()}"},
     ]
     with device.http(None) as http:
         for method, path, scope in routes(device):
@@ -235,13 +236,40 @@ def test_without_auth_the_door_is_open_on_loopback(plan, tmp_path):
         assert http.get("/v1/status", headers={"Host": "evil.example"}).status_code == 421
 
 
+def test_the_sessions_of_two_services_on_one_host_leave_each_other_alone(device, plan, tmp_path):
+    with running(plan, tmp_path / "service") as other, httpx.Client(trust_env=False) as browser:
+        for one in (device, other):
+            begun = browser.post(f"{one.url}/v1/session", headers={"Authorization": f"Bearer {one.token()}"})
+            assert begun.status_code == 201
+        for one in (device, other):
+            assert browser.get(f"{one.url}/v1/status").status_code == 200
+        assert browser.get(f"{device.url}/v1/session").json()["csrf"] != ""
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("127.0.0.1:8470", "geoshift_session_8470"),
+        ("[::1]:8470", "geoshift_session_8470"),
+        ("[::1]", "geoshift_session"),
+        ("device.local", "geoshift_session"),
+        ("", "geoshift_session"),
+        ("x:1;a=b", "geoshift_session"),
+        ("x:" + "9" * 5000, "geoshift_session"),
+        ("x:\u0663", "geoshift_session"),
+    ],
+)
+def test_a_session_s_cookie_is_named_after_the_port(host, name):
+    assert cookie_name(host) == name
+
+
 def test_no_secret_is_in_the_log_whatever_happens(plan, tmp_path):
     with running(plan, tmp_path / "service", pace=STILL) as device:
         code = device.service.pairing.open(device.service.certificate.sha256, Scope.ADMIN)
         token = paired(device, code).json()["token"]
         with device.http(None, headers={"Authorization": f"Bearer {token}"}) as http:
             csrf = http.post("/v1/session").json()["csrf"]
-            cookie = http.cookies[COOKIE]
+            cookie = http.cookies[cookie_name(device.url)]
             http.get(f"/v1/status?token={token}")
             http.get(f"/{token}")
             http.get(f"/v1/operations/{token}")

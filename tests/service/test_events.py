@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from runtime.service.tokens import Scope
 from tests.runtime.threads import until
 from tests.service.running import running
 
@@ -109,6 +110,20 @@ def test_streams_are_counted_and_given_back(device):
         until(lambda: device.service.streams.open == 0)
         with stream() as again:
             assert again.status_code == 200
+
+
+@pytest.mark.parametrize("ended", ["revoke", "rotate"])
+def test_a_token_that_is_worthless_hears_nothing_more(device, ended):
+    token = device.token(Scope.READ)
+    as_listener = {"Authorization": f"Bearer {token}"}
+    with device.http(None, headers=as_listener) as http, http.stream("GET", "/v1/events") as answer:
+        lines = answer.iter_lines()
+        device.service.device.events().add("fault", {"detail": "before"})
+        until(lambda: "before" in next(lines))
+        getattr(device.service.tokens, ended)(token.split("_")[1])
+        device.service.device.events().add("fault", {"detail": "a secret"})
+        assert "a secret" not in "".join(lines)
+    until(lambda: device.service.streams.open == 0)
 
 
 def test_streams_end_when_the_service_stops(plan, tmp_path):

@@ -25,9 +25,9 @@ def unharmed(device):
 
 
 @contextlib.contextmanager
-def connection(device):
+def connection(device, source="127.0.0.1"):
     host, _, port = device.url.removeprefix("http://").rpartition(":")
-    with socket.create_connection((host, int(port)), 20) as one:
+    with socket.create_connection((host, int(port)), 20, source_address=(source, 0)) as one:
         yield one
 
 
@@ -96,16 +96,36 @@ def test_bodies_take_a_bounded_memory_together(plan, tmp_path):
     with running(plan, tmp_path / "service", config=tight) as device:
         body = {"inputs": [{"name": "input", "shape": [1, 1, 4, 4], "datatype": "FP32", "data": [0.0] * 16}]}
         with device.http() as http, connection(device) as one:
+            start = head(device, "POST", "/v2/models/synthetic/infer", f"Content-Length: {2 << 20}") + b"\r\n\r\n"
+            # What a head announces takes nothing.
+            one.sendall(start + b"{")
+            until(lambda: device.service.bodies.taken)
+            assert device.service.bodies.taken == 1
+            assert http.post("/v2/models/synthetic/infer", json=body).status_code == 200
             # The only one may be as large as any; while it is under way, others have to come back.
-            one.sendall(head(device, "POST", "/v2/models/synthetic/infer", f"Content-Length: {1 << 20}") + b"\r\n\r\n{")
-            until(lambda: device.service.bodies._taken)
+            one.sendall(b" " * ((1 << 20) - 1))
+            until(lambda: device.service.bodies.taken == 1 << 20)
             refused = http.post("/v2/models/synthetic/infer", json=body)
             assert refused.status_code == 429
             assert "Retry-After" in refused.headers
             assert http.get("/v1/status").status_code == 200
             one.close()
-            until(lambda: not device.service.bodies._taken)
+            until(lambda: not device.service.bodies.taken)
             assert http.post("/v2/models/synthetic/infer", json=body).status_code == 200
+
+
+def test_the_bodies_of_one_token_leave_room_for_others(plan, tmp_path):
+    with running(plan, tmp_path / "service", config={"limits": {"memory_bytes": 1 << 20, "header_s": 0.5}}) as device:
+        greedy = head(device, "POST", "/v2/models/synthetic/infer", f"Content-Length: {1 << 20}") + b"\r\n\r\n"
+        with contextlib.ExitStack() as stack:
+            bodies = [stack.enter_context(connection(device)) for _ in range(4)]
+            for number, one in enumerate(bodies, start=1):
+                one.sendall(greedy + b" " * (200 << 10))
+                until(lambda number=number: device.service.bodies.taken == min(number, 2) * (200 << 10))
+            assert all(rest(one).startswith(b"HTTP/1.1 429") for one in bodies[2:])
+            body = {"inputs": [{"name": "input", "shape": [1, 1, 4, 4], "datatype": "FP32", "data": [0.0] * 16}]}
+            with device.http() as http:
+                assert http.post("/v2/models/synthetic/infer", json=body).status_code == 200
 
 
 def test_an_answer_that_nobody_takes_is_not_kept(device):
@@ -124,6 +144,22 @@ def test_connections_beyond_the_limit_are_closed_and_the_others_go_on(device):
         many = [stack.enter_context(connection(device)) for _ in range(20)]
         # Those that were let in are sent home too, when they say nothing.
         assert [rest(one) for one in many] == [b""] * 20
+
+
+def test_silent_connections_from_one_address_lock_nobody_out_at_another(plan, tmp_path):
+    patient = {"limits": {"connections": 16, "header_s": 3600}}
+    with running(plan, tmp_path / "service", config=patient) as device:
+        with contextlib.ExitStack() as stack:
+            many = [stack.enter_context(connection(device, "127.0.0.2")) for _ in range(16)]
+            assert [rest(one) for one in many[4:]] == [b""] * 12
+            with device.http() as http:
+                assert http.get("/v1/status").status_code == 200
+            until(lambda: len(device.server.server_state.connections) == 4)
+        # And who closes them may open others.
+        until(lambda: not device.server.server_state.connections)
+        with connection(device, "127.0.0.2") as one:
+            one.sendall(head(device, "GET", "/v1/status", "Connection: close") + b"\r\n\r\n")
+            assert rest(one).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(

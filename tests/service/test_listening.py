@@ -1,10 +1,14 @@
 """Where a service listens: never in the clear where strangers are, never at a place that is not its own."""
 
+import contextlib
 import os
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,6 +21,8 @@ from runtime.service.notify import notify, watchdog_period_s
 from runtime.service.tokens import Scope
 from tests.runtime.threads import until
 from tests.service.running import running
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +68,24 @@ def test_old_tls_and_plain_http_get_nothing(secure):
         old.wrap_socket(plain)
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
+
+
+def test_clients_that_never_finish_their_handshake_are_few_and_keep_nobody_out(plan, tmp_path):
+    limits = {"handshakes": 4, "header_s": 3600}
+    with (
+        running(plan, tmp_path / "service", config={"tls": True, "limits": limits}) as device,
+        device.http() as http,
+        contextlib.ExitStack() as stack,
+    ):
+        assert http.get("/v1/status").status_code == 200
+        address = ("127.0.0.1", int(device.url.rpartition(":")[2]))
+        silent = [stack.enter_context(socket.create_connection(address, 20)) for _ in range(20)]
+        # The oldest make way, and who is through keeps the connection.
+        assert [one.recv(1) for one in silent[:16]] == [b""] * 16
+        assert http.get("/v1/status").status_code == 200
+        with device.http() as another:
+            assert another.get("/v1/status").status_code == 200
+        until(lambda: len(device.server.handshakes) <= 4)
 
 
 def test_where_nobody_listens_it_says_so():
@@ -219,8 +243,51 @@ def test_systemd_is_told_where_it_asked_to_be(tmp_path):
     assert not notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "gone")})
 
 
+def test_a_systemd_that_does_not_read_is_not_waited_for(tmp_path):
+    path = tmp_path / "notify"
+    asked = {"NOTIFY_SOCKET": str(path)}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        sent = 0
+        while notify("WATCHDOG=1", asked):
+            sent += 1
+        assert sent
+        assert listener.recv(100) == b"WATCHDOG=1"
+        assert notify("READY=1", asked)
+    assert not notify("READY=1", asked)
+    assert not notify("READY=1", {"NOTIFY_SOCKET": "/" + "x" * 500})
+
+
 def test_the_watchdog_is_heard_twice_a_period():
     assert watchdog_period_s({"WATCHDOG_USEC": "10000000"}) == 5.0
     assert watchdog_period_s({"WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())}) == 5.0
     for nothing in ({}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}):
         assert watchdog_period_s(nothing) is None
+
+
+CROWD = """
+import resource, sys
+from pathlib import Path
+from tests.service.running import running
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+with running(Path(sys.argv[1]), Path(sys.argv[2]), config={"tls": True}) as device:
+    print(device.url.rpartition(":")[2], flush=True)
+    sys.stdin.readline()
+    with device.http() as http:
+        print(http.get("/readyz").status_code, flush=True)
+"""
+
+
+def test_more_silent_connections_than_descriptors_keep_nobody_out(plan, tmp_path):
+    """In a process of its own, that may have few."""
+    code = [sys.executable, "-c", CROWD, plan, tmp_path / "service"]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(code, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as child,
+        contextlib.ExitStack() as stack,
+    ):
+        port = int(child.stdout.readline())
+        for _ in range(600):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+        said, faults = child.communicate("go\n", 60)
+    assert (said, faults) == ("200\n", "")

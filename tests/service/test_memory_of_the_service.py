@@ -3,13 +3,19 @@
 import asyncio
 import io
 import json
+import logging
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from runtime.service import idempotency, sessions
 from runtime.service.idempotency import Once
-from runtime.service.logs import KEPT, ServiceLog
+from runtime.service.logs import KEPT, Bridge, ServiceLog
+from runtime.service.outlet import LINES
 from runtime.service.problems import Refused
+from runtime.service.rate import Buckets
 from runtime.service.sessions import Sessions
 from runtime.service.tokens import Principal, Scope
 from tests.service.clocks import Clock
@@ -94,14 +100,76 @@ def test_the_log_is_json_a_line_bounded_in_memory_and_outlives_its_reader():
     log = ServiceLog("info", stream)
     log.write("debug", "not written")
     log.write("info", "a\nb\x1b[31m", text="c\nd")
+    assert log.drain()
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["event"] == "a\nb\x1b[31m"
     for number in range(KEPT + 5):
         log.write("info", str(number))
     assert len(log.kept()) == KEPT
+    log.close()
     stream.close()
     log.write("info", "nobody reads")
     assert log.kept()[-1].event == "nobody reads"
+
+
+def test_a_reader_that_is_gone_harms_nobody():
+    stream = io.StringIO()
+    stream.close()
+    log = ServiceLog("info", stream)
+    log.write("info", "nobody reads")
+    assert log.drain()
+
+
+def test_a_reader_that_is_stuck_is_not_waited_for_and_learns_how_much_it_missed():
+    reads = threading.Event()
+
+    class Stuck(io.StringIO):
+        def write(self, text):
+            reads.wait()
+            return super().write(text)
+
+    stream = Stuck()
+    log = ServiceLog("info", stream)
+    for number in range(LINES + 100):
+        log.write("info", str(number))
+    assert not log.drain(0)
+    reads.set()
+    assert log.drain(60)
+    *written, last = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in written] == [str(number) for number in range(len(written))]
+    # The one that the thread was stuck with may have made room for another.
+    assert len(written) in {LINES, LINES + 1}
+    assert (last["event"], last["count"]) == ("lines dropped", LINES + 100 - len(written))
+
+
+def test_the_real_standard_error_is_not_waited_for_and_a_process_with_a_stuck_one_ends():
+    code = (
+        "from runtime.service.logs import ServiceLog\n"
+        "log = ServiceLog()\n"
+        "for _ in range(3000): log.write('info', 'x' * 100)\n"
+        "print(log.drain(0), flush=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.wait(60) == 0
+        assert child.stdout.read() == b"False\n"
+        assert json.loads(child.stderr.readline())["event"] == "x" * 100
+
+
+def test_a_library_that_repeats_itself_without_end_does_not_fill_the_log():
+    log, clock = ServiceLog("info", io.StringIO()), Clock()
+    bridge = Bridge(log, Buckets(1, 3, clock=clock))
+    libraries = [logging.Logger(name) for name in ("loud", "quiet")]
+    for one in libraries:
+        one.addHandler(bridge)
+    loud, quiet = libraries
+    for _ in range(1000):
+        loud.error("socket.accept() out of system resource")
+    quiet.warning("once")
+    clock.wait(1)
+    loud.error("again")
+    lines = log.kept()
+    assert [line.event for line in lines] == ["loud"] * 3 + ["quiet", "loud"]
+    assert lines[-1].fields == {"text": "again", "left_out": 997}
 
 
 def test_a_fault_is_logged_with_its_places():

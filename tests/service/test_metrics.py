@@ -44,8 +44,9 @@ def test_they_say_what_the_device_did(families):
     assert value(families, "geoshift_mode", mode="C2") == 1
     assert value(families, "geoshift_mode", mode="C1") == 0
     assert value(families, "geoshift_phase", phase="idle") == 1
-    assert value(families, "geoshift_inferences_total") == 3
+    assert value(families, "geoshift_answers_total") == 3
     assert value(families, "geoshift_operations_total", outcome="committed") == 1
+    assert value(families, "geoshift_transitions_total") == 1
     assert value(families, "geoshift_mode_accuracy_ratio", mode="C1") == 1
     route = "/v2/models/{model}/infer"
     assert value(families, "geoshift_http_requests_total", method="POST", route=route, status="200") == 3

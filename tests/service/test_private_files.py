@@ -79,6 +79,42 @@ def test_whatever_the_umask_is_nobody_else_may_read_it(tmp_path):
     assert stat.S_IMODE((tmp_path / "f" / "secret").stat().st_mode) == 0o600
 
 
+def test_folders_that_were_not_there_are_nobody_else_s_either(tmp_path):
+    private_files.folder(tmp_path / "state" / "deeper" / "service")
+    for made in ("state", "state/deeper", "state/deeper/service"):
+        assert stat.S_IMODE((tmp_path / made).stat().st_mode) == 0o700
+    private_files.folder(tmp_path / "state")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="exists"):
+        private_files.folder(tmp_path / "file")
+
+
+def test_what_root_makes_belongs_to_the_owner_of_the_folder(tmp_path, monkeypatch):
+    """Where the test is not root itself, what root would do is written down."""
+    owner = (os.getuid(), os.getgid())
+    given = []
+    if os.geteuid() == 0:
+        owner = (65534, 65534)
+        os.chown(tmp_path, *owner)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(os, "fchown", lambda _, uid, gid: given.append((uid, gid)))
+        monkeypatch.setattr(os, "chown", lambda _, uid, gid, **__: given.append((uid, gid)))
+    place = private_files.folder(tmp_path / "state" / "service") / "secret"
+    with private_files.locked(place):
+        private_files.write(place, b"x")
+    assert given in ([], [owner] * 4)
+    made = (tmp_path / "state", place.parent, place, place.with_name(".secret.lock"))
+    assert {(one.stat().st_uid, one.stat().st_gid) for one in made} == {owner}
+
+
+def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").write_bytes(b"x")
+    (tmp_path / ".secret.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"), private_files.locked(tmp_path / "secret"):
+        pass
+
+
 def test_what_is_no_plain_private_file_is_refused(tmp_path):
     path = tmp_path / "secret"
     assert private_files.read(path, 10) is None

@@ -168,6 +168,15 @@ def test_tokens_of_the_device_are_managed_on_the_device(home, device, paired):
     assert status(new) == 401
 
 
+def test_a_token_s_name_is_printed_as_it_is(home, device, paired):
+    for name in ("[/x]", r"\[/x]", "[red]x", ":bomb:"):
+        assert geoshift(home, "tokens", "add", name).returncode == 0
+    done = geoshift(home, "tokens", "list")
+    assert done.returncode == 0, done.stderr
+    names = {line.split()[1] for line in done.stdout.splitlines()}
+    assert names >= {"[/x]", r"\[/x]", "[red]x", ":bomb:"}
+
+
 def test_secrets_are_in_no_process_s_arguments_or_environment(home, device, paired):
     process, _, _ = device
     token = json.loads((home / "config" / "geoshift" / "devices.json").read_text())["devices"][0]["token"]
@@ -226,10 +235,11 @@ def test_systemd_hears_ready_alive_and_stopping_and_the_end_is_clean(tmp_path, p
         with serving(tmp_path, plan, "--unix", tmp_path / "sock", environment=told) as (process, _):
             assert listener.recv(100) == b"READY=1"
             assert time.monotonic() - begun < READY_S
-            assert listener.recv(100) == b"WATCHDOG=1"
-            assert listener.recv(100) == b"WATCHDOG=1"
+            alive = b"READY=1\nWATCHDOG=1"
+            assert listener.recv(100) == alive
+            assert listener.recv(100) == alive
             process.send_signal(signal.SIGTERM)
-            while (said := listener.recv(100)) == b"WATCHDOG=1":
+            while (said := listener.recv(100)) == alive:
                 pass
             assert said == b"STOPPING=1"
             assert process.wait(20) == 0

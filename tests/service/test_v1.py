@@ -2,6 +2,7 @@
 
 import pytest
 
+from runtime.operations import KEPT
 from runtime.service.tokens import Scope
 from tests.service.running import STILL, running
 
@@ -68,7 +69,6 @@ def test_a_walk_is_paused_resumed_and_cancelled_and_whoever_comes_second_gets_40
         problem(http.post(f"{place}/pause"), 409, "illegal-event")
         assert http.post(f"{place}/resume").json()["phase"] == "walking"
         assert http.get("/readyz").status_code == 200
-        walking.service.device._net._controller._writes = walking.service.device.profile.writes
         cancelled = http.post(f"{place}/cancel")
         assert cancelled.status_code == 200
         assert cancelled.json()["phase"] in {"rolling-back", "idle"}
@@ -125,6 +125,22 @@ def test_a_repeated_request_acts_once(device):
         other.post("/v1/switch", json={"mode": "C1", "wait_s": 30})
 
 
+def test_a_request_is_repeated_after_the_device_has_forgotten_its_switch(device):
+    with device.http() as http:
+        key = {"Idempotency-Key": "long-ago"}
+        wish = {"mode": "C3", "wait_s": 30}
+        first = http.post("/v1/switch", json=wish, headers=key).json()
+        for number in range(KEPT):
+            switched = device.service.device.switch(f"C{1 + number % 2}", who="tester")
+            device.service.device.wait(switched.id, 30)
+        problem(http.get(f"/v1/operations/{first['id']}"), 404, "unknown-operation")
+        again = http.post("/v1/switch", json=wish, headers=key)
+        assert again.is_success, again.text
+        assert (again.json()["id"], again.json()["to"]) == (first["id"], "C3")
+        assert "forgotten" in again.json()["reason"]
+        device.service.device.wait(device.service.device.switch("C1", who="tester").id, 30)
+
+
 def test_unknown_things_are_named(device):
     with device.http() as http:
         assert "C1, C2, C3" in problem(http.post("/v1/switch", json={"mode": "C9"}), 404, "unknown-mode")
@@ -154,6 +170,8 @@ def test_unknown_things_are_named(device):
         b'{"mode": "' + b"x" * 65 + b'"}',
         b"[" * 60_000,
         b"\xff",
+        b'{"mode": "\xff"}',
+        b'{"mode": "C2", "wait_s": 0, "\xed\xa0\x80": 1}',
     ],
 )
 def test_a_malformed_body_changes_nothing_and_is_refused_in_words(device, body):

@@ -1,0 +1,39 @@
+"""Whether the device answers, asked on a thread that nothing else waits for.
+
+Whoever looks after the device must hear from it however much others ask. So there is one question at a time, and all
+who want to know share its answer: strangers cannot make a line of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from runtime.device import Device
+
+
+class Readiness:
+    """Asks a device whether it answers inference; used on the event loop alone.
+
+    Args:
+        device: The device.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="geoshift-ready")
+        self._question: asyncio.Future[bool] | None = None
+
+    async def ask(self) -> bool:
+        """Whether it does. Waits for as long as the device takes: one that is stuck is not ready."""
+        if self._question is None or self._question.done():
+            self._question = asyncio.get_running_loop().run_in_executor(self._thread, self._answers)
+        # Who gives up waiting does not take the answer from the others.
+        return await asyncio.shield(self._question)
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _answers(self) -> bool:
+        return self._device.status().phase != "failed"
