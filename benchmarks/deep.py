@@ -6,9 +6,9 @@ selection images. The path writes each row once, the layer nearest to the output
 on training images; the test images are read for the figures alone.
 
 The rival is torch-pruning's global magnitude pruning to the same number of multiply-accumulates, fine-tuned on labels
-at a budget no smaller than ours, at the best of three learning rates, for one seed. Seeds are those of planning; each network is
-trained once. ``GEOSHIFT_VGG11`` names VGG-11's checkpoint (86.79 % on the test images). Finished parts are kept in the
-cache, so that a run that was stopped goes on.
+at a budget no smaller than ours, at the best of three learning rates, for one seed. Seeds are those of planning; each
+network is trained once. ``GEOSHIFT_VGG11`` names VGG-11's checkpoint (86.79 % on the test images). Finished parts are
+kept in the cache, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
