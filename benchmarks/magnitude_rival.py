@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from runtime.samples import Samples
 
 BATCH = 64
-RATES = (3e-5, 1e-4, 3e-4)
+RATES = (3e-4, 1e-3, 3e-3)
 """Highest learning rates of Adam that are tried; each rises over the first tenth of the steps and falls to zero."""
 
 

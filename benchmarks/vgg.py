@@ -36,7 +36,7 @@ from runtime.session import Session
 FILTERS, RESTORED, NODES = 50, 30, 1000
 MODEL = "vgg11"
 STATES_IMAGES = 2000
-"""Test images that states between modes are measured on, of rivals the first quarter; modes on all 10,000."""
+"""Test images that states between modes are measured on, of rivals the first 250; modes on all 10,000."""
 WHOLE, TORN = 5, 4
 console = Console(stderr=True)
 
@@ -79,7 +79,7 @@ class Setting:
     selection: int = 5000
     refine: int = 10_000
     images: int = STATES_IMAGES
-    rival_images: int = 500
+    rival_images: int = 250
     tested: int = 10_000
     width: int = 1
 
