@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/geoshift demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(READY)
 	scripts/check

@@ -22,6 +22,8 @@ from tests.runtime import namespaces
 from tests.runtime.mdns_peer import PATIENCE_S, TYPE, Peer
 from tests.runtime.networks import KEYS, LOOPBACK, NAMESPACES, PLACES, becomes, hints, place, unique
 
+pytestmark = pytest.mark.xdist_group("mdns")  # they hear each other on loopback
+
 
 @pytest.fixture(params=PLACES)
 def network(request):

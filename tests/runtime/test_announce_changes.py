@@ -8,6 +8,8 @@ from runtime.addresses import Address
 from tests.runtime.mdns_peer import TYPE
 from tests.runtime.networks import LOOPBACK, PLACES, becomes, place, unique
 
+pytestmark = pytest.mark.xdist_group("mdns")  # they hear each other on loopback
+
 
 @pytest.fixture(params=PLACES)
 def network(request):

@@ -23,6 +23,8 @@ from tests.runtime import networks
 from tests.runtime.mdns_peer import PATIENCE_S, device
 from tests.runtime.networks import Network, hints
 
+pytestmark = pytest.mark.xdist_group("mdns")  # they hear each other on loopback
+
 SAID = (b"txtvers=1", b"id=4f2a", b"api=v1,v2", b"ver=0.1.0", b"prof=generic-x86", b"mode=C1", b"st=idle",
         b"auth=token", b"tls=abcd")  # fmt: skip
 
@@ -139,6 +141,7 @@ def test_what_is_announced_is_found(place):
         assert seen.until(lambda found: found.name == name, lambda: None) == Lost(name=name)
 
 
+@pytest.mark.parametrize("place", networks.PLACES[-1:], indirect=True)  # others on loopback would take the places
 def test_a_network_of_very_many_devices_is_not_believed(place, monkeypatch):
     monkeypatch.setattr(module, "MAX_DEVICES", 2)
     names = [unique() for _ in range(4)]
