@@ -2,7 +2,9 @@
 
 Bars: the worst state of the whole tour, torn states and both directions included, at most 1.2 points below C1; at most
 one epoch-equivalent for all of it; C4 within 0.1 points of a network that is planned at its number of filters directly;
-a bundle of at most 1.5 times the dense weights; at most 30 minutes and 4 GiB for planning, evaluation apart.
+a bundle of at most 1.5 times the dense weights; at most 30 minutes and 4 GiB for planning, evaluation apart. States
+are those of one rule for all ways of writing, asked on 2,000 test images of the planned one and on 250 of the others,
+which lose so much that no more are needed to tell.
 """
 
 from __future__ import annotations
@@ -201,7 +203,8 @@ def picture(per_seed: list[dict[str, Any]]) -> Figure:
     axis.set_xticks(range(5), ["C1", "C2", "C3", "C4", "C1"])
     axis.set_ylabel("points below C1")
     axis.set_yscale("symlog", linthresh=2)
-    axis.invert_yaxis()
+    axis.set_ylim(90, -2)
+    axis.set_yticks([-1, 0, 1, 2, 10, 80], ["-1", "0", "1", "2", "10", "80"])
     axis.set_title(
         "VGG-11 on CIFAR-10 while its weights are rewritten; crosses: torn states; dotted: the bar", fontsize=11
     )
