@@ -271,7 +271,7 @@ class Device:
         Raises:
             UnknownOperation: There is none with this id.
             IllegalEvent: It is over, verifying, or on its way back already.
-            Conflict: Safety began it.
+            Conflict: Safety began it, or forbids the mode that it would go back to.
         """
         return self._view(self._steering.cancel(id))
 

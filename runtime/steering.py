@@ -164,12 +164,18 @@ class Steering:
         Raises:
             UnknownOperation: There is no such operation.
             IllegalEvent: It is over, verifying, or on its way back already.
-            Conflict: Safety began it.
+            Conflict: Safety began it, or forbids the mode that it would go back to.
         """
         with self._lock:
             entry = self._switches.yielding(operation_id, "cancel")
             if entry.stopped:
                 raise IllegalEvent(f"cancel: {entry.begin} → {entry.target} was {entry.stopped} already")
+            if (rule := self._forbidden(self._net.mode)) is not None:
+                raise Conflict(
+                    f"cancel: found the safety rule {rule.source} active ({rule.reason}), which forbids "
+                    f"{self._net.mode}, where it would go back to; expected no such rule: retarget it to {rule.mode} "
+                    "or below, or wait"
+                )
             if entry.operation is not None:
                 entry.operation.cancel()
             entry.stopped = "cancelled"
@@ -233,12 +239,16 @@ class Steering:
     def _check_allowed(self, wish: Wish) -> None:
         """See that a wish by hand would count."""
         self._net.bundle.mode(wish.mode)
-        would = self._asked.decide(wish)
-        if would.rank == "safety" and would.mode != wish.mode:
+        if (rule := self._forbidden(wish.mode)) is not None:
             raise Conflict(
-                f"switch to {wish.mode}: found the safety rule {would.source} active ({would.reason}), expected a mode "
-                f"of no more power than {would.mode}; ask for such a one, or wait"
+                f"switch to {wish.mode}: found the safety rule {rule.source} active ({rule.reason}), expected a mode "
+                f"of no more power than {rule.mode}; ask for such a one, or wait"
             )
+
+    def _forbidden(self, mode: str) -> Decision | None:
+        """What safety would decide in a mode's place, None if the mode is under the ceiling."""
+        would = self._asked.decide(Wish(mode, "", ""))
+        return would if would.rank == "safety" and would.mode != mode else None
 
     def _by_hand(self, wish: Wish) -> Entry:
         """Do what was asked for by hand; nothing is changed if that cannot be done."""
@@ -278,7 +288,10 @@ class Steering:
         entry = self._switches.current
         match step(decision, self._net.mode, None if entry is None else entry.walk(self._net.phase)):
             case Step.BEGIN:
-                if self._blocked is None or self._blocked[0] != decision.key:
+                # A walk that somebody cancelled is not begun again by itself, unless it is needed to be safe.
+                cancelled = self._blocked is not None and self._blocked[1] is None
+                unsafe = cancelled and self._forbidden(self._net.mode) is not None
+                if self._blocked is None or self._blocked[0] != decision.key or unsafe:
                     self._switches.begin(decision)
             case Step.TURN:
                 # It may have arrived since: then its end is the time to look again.

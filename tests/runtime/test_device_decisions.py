@@ -152,6 +152,33 @@ def test_a_walk_that_safety_turned_ends_at_its_mode(bundle, root):
         assert [one.outcome for one in device.operations()] == ["retargeted", "committed"]
 
 
+def test_nobody_cancels_his_way_back_above_the_ceiling(bundle, root):
+    with made(bundle, root, triggers=[LOW], safety=[{**HOT, "mode": "C2"}], **STANDS) as device:
+        put(root, "class/power_supply/battery/capacity", 10)
+        put(root, "class/thermal/thermal_zone0/temp", 85000)
+        device.poll()
+        walk = walking(device, device.operation(device.status().operation))
+        assert device.status().decision.rank == "trigger"  # it leads under the ceiling, to C3
+        with pytest.raises(Conflict, match=r"the safety rule hot active .* forbids C1, where it would go back to"):
+            device.cancel(walk.id)
+        hurry(device)
+        device.wait(device.retarget(walk.id, "C2").id, 60)
+        assert settled(device).mode == "C2"
+
+
+def test_a_walk_that_was_cancelled_is_begun_again_when_safety_needs_it(bundle, root):
+    with made(bundle, root, triggers=[LOW], safety=[{**HOT, "mode": "C2"}], **STANDS) as device:
+        put(root, "class/power_supply/battery/capacity", 10)
+        device.poll()
+        walk = walking(device, device.operation(device.status().operation))
+        hurry(device)
+        device.cancel(walk.id)
+        assert settled(device).mode == "C1"
+        assert polled(device).mode == "C1"  # as somebody wants it
+        put(root, "class/thermal/thermal_zone0/temp", 85000)
+        assert polled(device).mode == "C3"
+
+
 def test_safety_lets_a_walk_pause_no_longer(bundle, root):
     with made(bundle, root, safety=[HOT], **STANDS) as device:
         device.pause(walking(device, device.switch("C2", who="ann")).id)
