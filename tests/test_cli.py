@@ -116,6 +116,9 @@ def test_a_damaged_bundle_is_refused_by_every_command(bundle, tmp_path):
 
 def interrupt(arguments, cwd, until):
     """Start a command, send it Ctrl-C once ``until`` shows on its standard error, and wait."""
+    # A child inherits that Ctrl-C is ignored, as it is for whatever a shell starts in the background.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "geoshift", *arguments], cwd=cwd, env={**ENVIRONMENT, "TTY_COMPATIBLE": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
