@@ -183,6 +183,15 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ]
     description: Annotated[str, Meta(description="a line for people")]
     threads: Annotated[int, Meta(ge=1, le=1024, description="threads that compute one inference")]
+    channel_block: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1024,
+            description="channels that the device computes together: where the planner divides a target for "
+            "multiply-accumulates, convolutions keep whole blocks of filters, since a part of one costs as much",
+        ),
+    ] = 1
     memory: Annotated[Memory, Meta(description="memory the device spares")]
     writes: Annotated[Writes, Meta(description="pace of writing weights")]
     bank: Annotated[Bank, Meta(description="how live weights are held")]

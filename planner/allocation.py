@@ -114,14 +114,20 @@ def _sizes(network: Network, counts: Mapping[str, int]) -> Iterator[tuple[Layer,
         yield layer, layer.units - counts.get(layer.group, 0), columns
 
 
-def allocate(network: Network, found: Mapping[str, Curve], share: float, gone: Mapping[str, int]) -> dict[str, int]:
+def allocate(
+    network: Network, found: Mapping[str, Curve], share: float, gone: Mapping[str, int], *, block: int = 1
+) -> dict[str, int]:
     """Number of units to remove from each group, at the least sum of errors that a greedy search finds.
+
+    Blocks are large steps: what the last ones took beyond the target is given back, dearest first.
 
     Args:
         network: The network.
         found: From `curves`.
         share: Multiply-accumulates that may be left, as a share of the dense network's.
         gone: Units that are removed already, by group; none of them comes back.
+        block: Channels that the device computes together. Each convolution that loses filters here keeps whole
+            blocks of them, since a block that is filled in part costs as much as a full one.
 
     Returns:
         Removed units by group, those of `gone` included; groups that lose none are left out.
@@ -130,15 +136,15 @@ def allocate(network: Network, found: Mapping[str, Curve], share: float, gone: M
         AllocationError: So few cannot be had; the message says how few can.
     """
     dense = compact_macs(network, {})
+    steps = {name: _counts(network.layer(name), len(curve.order), block) for name, curve in found.items()}
     counts = {name: gone.get(name, 0) for name in found}
     now = compact_macs(network, counts)
     while now > share * dense:
         best: tuple[float, str, int, int] | None = None
         for name, curve in found.items():
-            if counts[name] >= len(curve.order):
+            count = min((one for one in steps[name] if one > counts[name]), default=None)
+            if count is None:
                 continue
-            step = max(1, network.layer(name).units // BLOCKS)
-            count = min((counts[name] // step + 1) * step, len(curve.order))
             left = compact_macs(network, {**counts, name: count})
             rise = max(curve.errors[count] - curve.errors[counts[name]], 0.0)
             if best is None or rise / (now - left) < best[0]:
@@ -146,7 +152,43 @@ def allocate(network: Network, found: Mapping[str, Curve], share: float, gone: M
         if best is None:
             raise AllocationError(
                 f"a mode of {share:.4g} of the dense network's multiply-accumulates: found at least {now / dense:.4g} "
-                f"when every layer keeps one unit in {LEAST}; expected a share above that: ask for less saving"
+                f"when every layer keeps one unit in {LEAST}{_and_blocks(block)}; expected a share above that: ask for "
+                "less saving"
             )
         _, name, counts[name], now = best
+    while block > 1 and (back := _given_back(network, found, steps, counts, gone, share * dense)) is not None:
+        counts |= back
     return {name: count for name, count in counts.items() if count}
+
+
+def _counts(layer: Layer, most: int, block: int) -> tuple[int, ...]:
+    """Numbers of units that a layer may lose, rising: steps of a 32nd, or such that whole blocks of channels stay."""
+    if block > 1 and layer.role == "convolution":
+        return tuple(count for count in range(1, most + 1) if (layer.units - count) % block == 0)
+    step = max(1, layer.units // BLOCKS)
+    return (*range(step, most, step), most) if most else ()
+
+
+def _given_back(
+    network: Network,
+    found: Mapping[str, Curve],
+    steps: Mapping[str, tuple[int, ...]],
+    counts: Mapping[str, int],
+    gone: Mapping[str, int],
+    limit: float,
+) -> dict[str, int] | None:
+    """The one step back that lowers the error most and stays within the limit; None if there is none."""
+    best: tuple[float, str, int] | None = None
+    for name, curve in found.items():
+        least = gone.get(name, 0)
+        count = max((one for one in (0, *steps[name]) if least <= one < counts[name]), default=None)
+        if count is None or compact_macs(network, {**counts, name: count}) > limit:
+            continue
+        saved = curve.errors[min(counts[name], len(curve.order))] - curve.errors[count]
+        if saved > 0 and (best is None or saved > best[0]):
+            best = saved, name, count
+    return None if best is None else {best[1]: best[2]}
+
+
+def _and_blocks(block: int) -> str:
+    return f" and convolutions keep whole blocks of {block} filters" if block > 1 else ""

@@ -136,7 +136,8 @@ def _plan(
     if any(mode.macs is not None for mode in profile.modes.values()):
         progress.stage("What each layer's units are worth", 1)
         found = curves(network, _tensor(data.fit), cost=cost)
-    targets = resolve(profile, network, None if found is None else partial(allocate, network, found))
+    share_out = None if found is None else partial(allocate, network, found, block=profile.channel_block)
+    targets = resolve(profile, network, share_out)
 
     progress.stage("End points", len(targets))
     orders = None if found is None else {name: curve.order for name, curve in found.items()}

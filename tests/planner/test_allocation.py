@@ -166,3 +166,24 @@ def test_coupled_layers(name):
         torch.testing.assert_close(module(x), masked, rtol=FLOAT32, atol=FLOAT32)
     wide = widen(network, end, module)
     assert all(torch.equal(wide[key], tensor) for key, tensor in end.tensors.items())
+
+
+@pytest.mark.parametrize("block", [4, 8])
+def test_convolutions_keep_whole_blocks_of_filters(network, found, block):
+    for share in SHARES:
+        counts = allocate(network, found, share, {}, block=block)
+        assert compact_macs(network, counts) <= share * compact_macs(network, {})
+        for layer in removable(network):
+            if layer.role == "convolution":
+                assert (layer.units - counts.get(layer.name, 0)) % block == 0
+        for name in counts:
+            if network.layer(name).role == "convolution":  # nothing is left to give back
+                back = {**counts, name: counts[name] - block}
+                assert counts[name] < block or compact_macs(network, back) > share * compact_macs(network, {})
+
+
+def test_what_is_gone_is_brought_to_whole_blocks_where_more_goes(network, found):
+    assert allocate(network, found, 0.5, {"conv1": 3}, block=4)["conv1"] == 3, "the user's own removal, and enough"
+    assert allocate(network, found, 0.2, {"conv1": 3}, block=4)["conv1"] in (4, 8, 12)
+    with pytest.raises(AllocationError, match="convolutions keep whole blocks of 8 filters"):
+        allocate(network, found, 0.01, {}, block=8)
