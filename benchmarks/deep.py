@@ -73,8 +73,8 @@ class Setting:
         torn: Torn states in each direction.
         pairs: Interleaved pairs of runs for latency.
         shift: Pixels that images of the refinement are moved by, and mirrored; None for not at all.
-        block: Channels that are computed together: convolutions keep whole blocks of them. ONNX Runtime pads channels to
-            blocks of 16 on a processor with AVX-512; wide layers hardly notice, and narrow ones lose all that was won.
+        block: Channels that are computed together: convolutions keep whole blocks of them. ONNX Runtime pads channels
+            to 16 on a processor with AVX-512; wide layers hardly notice, and narrow ones lose all that was won.
     """
 
     network: str
