@@ -45,6 +45,9 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("resnet8", "cifar10"): Recipe(
         epochs=12, batch_size=128, learning_rate=0.2, shift=4, threads=1, flip=True, bfloat16=True
     ),
+    ("resnet8-wide", "cifar10"): Recipe(
+        epochs=12, batch_size=128, learning_rate=0.2, shift=4, threads=1, flip=True, bfloat16=True
+    ),
     ("vgg11-quarter", "cifar10"): Recipe(
         epochs=12, batch_size=128, learning_rate=0.1, shift=4, flip=True, batch_norm=True
     ),
