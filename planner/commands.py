@@ -23,7 +23,8 @@ ModelDef = Annotated[
     typer.Option(
         "--model-def",
         "-m",
-        help="digits-cnn, lenet5, lenet-300-100, vgg11, vgg11-quarter, resnet8, or your own package.module:function.",
+        help="digits-cnn, lenet5, lenet-300-100, vgg11, vgg11-quarter, resnet8, resnet8-wide, or your own "
+        "package.module:function.",
     ),
 ]
 Data = Annotated[

@@ -177,8 +177,8 @@ class ResNet8(nn.Module):
     """The residual network of MLPerf Tiny at twice its width: 0.31 million weights, 50 million multiply-adds.
 
     Shapes: [N, 3, 32, 32] → stem [N, 32, 32, 32] → block1 [N, 32, 32, 32] → block2 [N, 64, 16, 16]
-    → block3 [N, 128, 8, 8] → pool [N, 128, 1, 1] → fc [N, 10]. With width 64 and stride 2 every map has half the side and
-    twice the channels: as many multiply-adds with four times the weights, as networks for larger images have it.
+    → block3 [N, 128, 8, 8] → pool [N, 128, 1, 1] → fc [N, 10]. With width 64 and stride 2 every map has half the side
+    and twice the channels: as many multiply-adds with four times the weights.
 
     Args:
         width: Channels of the stem.

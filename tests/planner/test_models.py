@@ -15,6 +15,7 @@ SHAPES = {
     "lenet5": (1, 28, 28),
     "lenet-300-100": (1, 28, 28),
     "resnet8": (3, 32, 32),
+    "resnet8-wide": (3, 32, 32),
     "vgg11": (3, 32, 32),
     "vgg11-quarter": (3, 32, 32),
 }
@@ -23,6 +24,7 @@ WEIGHTS = {
     "lenet5": 431_080,
     "lenet-300-100": 266_610,
     "resnet8": 308_458,
+    "resnet8-wide": 1_227_210,
     "vgg11": 28_144_010,
     "vgg11-quarter": 1_769_066,
 }
@@ -131,7 +133,7 @@ def test_users_function_class_and_nested_attribute_are_built(user_folder):
 @pytest.mark.parametrize(
     ("definition", "source", "message"),
     [
-        ("lenet6", "", "expected one of digits-cnn, lenet-300-100, lenet5, resnet8, vgg11, vgg11-quarter, or"),
+        ("lenet6", "", "expected one of digits-cnn, lenet-300-100, lenet5, resnet8, resnet8-wide, vgg11, vgg11-quarter, or"),
         ("my_net:", "", "expected package.module:function"),
         ("my net:build", "", "expected package.module:function"),
         ("no_such_module_here:build", "", "module 'no_such_module_here' was not found in"),
