@@ -133,7 +133,7 @@ def test_users_function_class_and_nested_attribute_are_built(user_folder):
 @pytest.mark.parametrize(
     ("definition", "source", "message"),
     [
-        ("lenet6", "", "expected one of digits-cnn, lenet-300-100, lenet5, resnet8, resnet8-wide, vgg11, vgg11-quarter, or"),
+        ("lenet6", "", "lenet5, resnet8, resnet8-wide, vgg11, vgg11-quarter, or"),
         ("my_net:", "", "expected package.module:function"),
         ("my net:build", "", "expected package.module:function"),
         ("no_such_module_here:build", "", "module 'no_such_module_here' was not found in"),
