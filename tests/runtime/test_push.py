@@ -24,6 +24,7 @@ from tests.runtime.pushing import (
     uploaded,
     written,
 )
+from tests.runtime.sysfs_trees import board, put
 
 X = np.random.default_rng(5).standard_normal((3, 1, 4, 4)).astype(np.float32)
 
@@ -187,7 +188,6 @@ def test_in_a_gap_nothing_can_be_loaded_any_more_it_says_so_and_a_restart_begins
         over = device._seat.leave
 
         def leave():
-            device._seat.net.profile.__class__  # the old one is at work until here
             absent = over()
             (old.path / "base.safetensors").rename(tmp_path / "away")
             return absent
@@ -256,18 +256,16 @@ def test_a_switch_is_refused_while_a_push_switches_over(old, new, tmp_path, at):
 
 
 def test_safety_goes_before_a_push(old, new, tmp_path):
-    battery = tmp_path / "sys/class/power_supply/BAT0"
-    battery.mkdir(parents=True)
-    (battery / "type").write_text("Battery\n")
-    (battery / "capacity").write_text("90\n")
-    with device_at(old, tmp_path / "state", root=tmp_path / "sys", safety=[LOW]) as device:
+    root = board(tmp_path)
+    put(root, "class/power_supply/battery/capacity", 90)
+    with device_at(old, tmp_path / "state", root=root, safety=[LOW]) as device:
         device.poll()
         view = uploaded(device, new.path)
         comes, goes = held(device, PushPhase.CHECKING)
         device.pushes.commit(view.id, allow_gap=False)
         try:
             assert comes.wait(60)
-            (battery / "capacity").write_text("10\n")
+            put(root, "class/power_supply/battery/capacity", 10)
             device.poll()
             assert settled(device).mode == "C3"
         finally:
