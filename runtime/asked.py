@@ -118,6 +118,23 @@ class Asked:
             self._tell_manual(self._manual.mode, self._manual.source, "ended")
             self.put_back(None)
 
+    def turn_to(self, order: tuple[str, ...], default: str) -> None:
+        """Another plan is at work: what is asked for and is no mode of it counts no more.
+
+        Args:
+            order: Its modes, that of lowest power first.
+            default: Mode wanted while nobody asks for another.
+        """
+        self._order, self._default = order, replace(self._default, mode=default)
+        gone, self.holds = (
+            tuple(hold for hold in self.holds if (hold.mode in order) is kept) for kept in (False, True)
+        )
+        for hold in gone:
+            self._tell_hold(hold, "cancelled")
+        if self._manual is not None and self._manual.mode not in order:
+            self._tell_manual(self._manual.mode, self._manual.source, "ended")
+            self.put_back(None)
+
     def tell(self, edges: tuple[Edge, ...]) -> None:
         """Tell what changed of triggers and rules of safety."""
         for edge in edges:

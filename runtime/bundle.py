@@ -48,6 +48,28 @@ class Transition:
 
 
 @dataclass(frozen=True)
+class Head:
+    """What a bundle says of itself, before anything else of it is read.
+
+    Attributes:
+        raw: The manifest as it was read.
+        signature: The signature; None if there is none.
+        manifest: The manifest.
+        signed_by: As in ``Bundle``.
+    """
+
+    raw: bytes
+    signature: bytes | None
+    manifest: Manifest
+    signed_by: str | None
+
+    @property
+    def id(self) -> str:
+        """As in ``Bundle``."""
+        return hashlib.sha256(self.raw).hexdigest()
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A checked plan in memory.
 
@@ -148,23 +170,57 @@ def read(path: str | os.PathLike[str], trust: Trust | None = None) -> Bundle:
         ProfileError: The device profile in its manifest is not valid.
     """
     root = Path(path)
+    head = glance(root, trust)
+    try:
+        files = {MANIFEST: head.raw, **bundle_files.read_listed(root, head.manifest.files)}
+    except OSError as error:
+        raise BundleError(f"{error.filename or root}: cannot be read: {error.strerror}") from error
+    if head.signature is not None:
+        files[SIGNATURE] = head.signature
+    return dataclasses.replace(_assemble(root, head.manifest, files), signed_by=head.signed_by)
+
+
+def glance(path: str | os.PathLike[str], trust: Trust | None = None) -> Head:
+    """Read and check the head of a bundle; no other file is opened.
+
+    Args:
+        path: Its directory.
+        trust: As for ``read``.
+
+    Raises:
+        Untrusted: As for ``read``.
+        BundleError: Manifest or signature is not as the specification says.
+    """
+    root = Path(path)
     if not root.is_dir():
         raise BundleError(f"{root}: found no directory, expected a plan bundle; make one with `geoshift plan`")
     try:
-        raw_manifest = bundle_files.read_regular(root, MANIFEST, schema.MAX_MANIFEST_BYTES)
+        raw = bundle_files.read_regular(root, MANIFEST, schema.MAX_MANIFEST_BYTES)
         signature = bundle_files.read_signature(root)
-        # Before anything in the manifest is parsed: a stranger's bytes get no further than this.
-        signer = None if trust is None else trust.signer(raw_manifest, signature, str(root))
-        manifest = schema.decode(raw_manifest, f"{root}/{MANIFEST}")
-        if trust is not None:
-            trust.check_release(manifest, f"{root}/{MANIFEST}")
-        files = {MANIFEST: raw_manifest, **bundle_files.read_listed(root, manifest.files)}
     except OSError as error:
         raise BundleError(f"{error.filename or root}: cannot be read: {error.strerror}") from error
-    if signature is not None:
-        files[SIGNATURE] = signature
-    bundle = _assemble(root, manifest, files)
-    return bundle if signer is None else dataclasses.replace(bundle, signed_by=signer.id)
+    return head_of(raw, signature, root, trust)
+
+
+def head_of(raw: bytes, signature: bytes | None, root: Path, trust: Trust | None) -> Head:
+    """Check the head of a bundle, wherever it came from.
+
+    Args:
+        raw: The manifest.
+        signature: What was made from it.
+        root: What to call the bundle in errors.
+        trust: As for ``read``.
+
+    Raises:
+        Untrusted: As for ``read``.
+        BundleError: The manifest is not as the specification says.
+    """
+    # Before anything in the manifest is parsed: a stranger's bytes get no further than this.
+    signer = None if trust is None else trust.signer(raw, signature, str(root))
+    manifest = schema.decode(raw, f"{root}/{MANIFEST}")
+    if trust is not None:
+        trust.check_release(manifest, f"{root}/{MANIFEST}")
+    return Head(raw, signature, manifest, None if signer is None else signer.id)
 
 
 def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, bytes], *, replace: bool) -> Path:

@@ -210,6 +210,11 @@ def check_listed(root: Path, files: Mapping[str, FileEntry]) -> None:
                 f"{root}/{MANIFEST}: files: found path {name!r}, expected one inside the bundle, of letters, digits, "
                 "'.', '_' and '-', as in paths/rows.safetensors"
             )
+    for name in files:
+        if within := next((str(one) for one in PurePosixPath(name).parents if str(one) in {*files, *_UNLISTED}), None):
+            raise BundleError(
+                f"{root}/{MANIFEST}: files: found path {name!r} below the file {within!r}, expected a directory there"
+            )
 
 
 def read_listed(root: Path, entries: Mapping[str, FileEntry]) -> dict[str, bytes]:

@@ -19,6 +19,8 @@ TIMEOUT_S: Final = 10.0
 SILENCE_S: Final = 45.0
 """For which a stream may be silent: three of the device's signs of life."""
 
+_BYTES: Final = {"Content-Type": "application/octet-stream"}
+
 T = TypeVar("T")
 
 _KNOWN: Final[Mapping[str, type[GeoshiftError]]] = {
@@ -28,6 +30,12 @@ _KNOWN: Final[Mapping[str, type[GeoshiftError]]] = {
     "busy": errors.Busy,
     "conflict": errors.Conflict,
     "illegal-event": errors.IllegalEvent,
+    "unknown-push": errors.UnknownPush,
+    "gap-needed": errors.GapNeeded,
+    "push-refused": errors.PushRefused,
+    "no-room": errors.NoRoom,
+    "staging-error": errors.StagingError,
+    "replacing": errors.Replacing,
     "queue-full": errors.QueueFull,
     "closed": errors.Closed,
     "no-thread": errors.NoThread,
@@ -97,6 +105,15 @@ class Channel:
         """Send bytes; bytes and headers that come back."""
         answer = self.ask("POST", target, content=content, headers=headers)
         return answer.content, answer.headers
+
+    def put(self, target: str, content: bytes, kind: type[T], wait_s: float = 0.0) -> T:
+        """Send bytes to a place of their own; ``wait_s`` is how long the device may take on top of the usual."""
+        answer = self.ask("PUT", target, content=content, headers=_BYTES, timeout=TIMEOUT_S + wait_s)
+        return _typed(answer, kind)
+
+    def post_bytes(self, target: str, content: bytes, headers: Mapping[str, str], kind: type[T]) -> T:
+        """Have something done with bytes."""
+        return _typed(self.ask("POST", target, content=content, headers={**_BYTES, **headers}), kind)
 
     def succeeds(self, target: str) -> bool:
         """Whether a request succeeds."""

@@ -13,8 +13,9 @@ Example::
 from __future__ import annotations
 
 import json
+import os
 import secrets
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -27,8 +28,10 @@ from runtime import pinning
 from runtime.channel import SILENCE_S, Channel
 from runtime.known_devices import KnownDevice, KnownDevices
 from runtime.pairing_proof import proof, stretch
+from runtime.push_client import Pusher, Told
 from runtime.rows import Floats
 from runtime.service.messages import (
+    BundleView,
     Identity,
     LogLine,
     ModelMetadata,
@@ -38,7 +41,8 @@ from runtime.service.messages import (
     TokenView,
     TransitionView,
 )
-from runtime.views import Event, HoldView, ModeView, OperationView, Status
+from runtime.trust import Trust
+from runtime.views import Event, HoldView, ModeView, OperationView, PushView, Status
 
 PORT: Final = 8470
 LONGEST_WAIT_S: Final = 60.0
@@ -193,6 +197,39 @@ class Client:
         """Shape of one sample, without the batch axis."""
         found = self._channel.get(f"/v2/models/{_part(self._model())}", ModelMetadata)
         return found.inputs[0].shape[1:]
+
+    def bundle(self) -> BundleView:
+        """The plan at work, and the push under way or the last one; needs scope admin."""
+        return Pusher(self._channel).at_work()
+
+    def push(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        allow_gap: bool | Callable[[float], bool] = False,
+        trust: Trust | None = None,
+        told: Told = lambda view: None,
+    ) -> PushView:
+        """Replace the device's plan while it answers, and wait for the end; needs scope admin.
+
+        Args:
+            path: The bundle's directory.
+            allow_gap: Whether the device may stop answering for a while if its memory has no room for two plans, or who
+                decides that, told for about how many seconds.
+            trust: Keys of which one must have signed; None to leave that to the device.
+            told: Told of every step.
+
+        Returns:
+            How it ended: ``committed``, or ``rolled-back`` with the reason, the old plan being at work as before.
+
+        Raises:
+            BundleError: The bundle is refused here, before anything is sent.
+            PushRefused: The device refuses it.
+            GapNeeded: The device would have to stop answering, and may not.
+            Conflict: A walk or another push is under way.
+            NoRoom: The device's disk has no room.
+        """
+        return Pusher(self._channel).push(path, allow_gap=allow_gap, trust=trust, told=told)
 
     def tokens(self) -> tuple[TokenView, ...]:
         """The device's tokens, without their secrets."""

@@ -7,32 +7,52 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from runtime.absent import Absent
 from runtime.arbiter import Wish
 from runtime.asked import Asked
+from runtime.bundle import Bundle
 from runtime.energy import EnergyAccount, by_power
-from runtime.errors import BadDuration, QueueFull
+from runtime.errors import BadDuration, Closed, OtherRelease, QueueFull
 from runtime.event_log import EventLog
-from runtime.fit import check_profile_modes
+from runtime.fit import Policy, check_profile_modes
 from runtime.hiding import without_place
 from runtime.holds import Hold
 from runtime.lookout import Lookout
 from runtime.net import Net
+from runtime.network import Network
 from runtime.operations import Entry
 from runtime.os_power import OsPower, Tools
 from runtime.power import Meter, find_meter
+from runtime.pushes import Pushes
 from runtime.remembered import Remembered
 from runtime.rows import Floats
 from runtime.sources import Sources
 from runtime.steering import Steering
+from runtime.succession import Succession, default_mode, macs_of
 from runtime.switches import Switches
 from runtime.tally import Tally
+from runtime.trust import Trust
 from runtime.viewing import decision_view, hold_view, mode_view, power_view
 from runtime.views import HoldView, ModeView, OperationView, Status
 from runtime.walker import Walker
 from runtime.watch import Watch
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call got.
+
+    Attributes:
+        outputs: Fresh array [N, outputs], all of it from one state.
+        release: Release of the plan that answered.
+    """
+
+    outputs: Floats
+    release: int
 
 
 class Device:
@@ -48,12 +68,13 @@ class Device:
         tools: Where programs and sysfs are.
         meter: What measures power; None looks for one.
         watches: Whether a thread reads what is watched; without it, ``poll`` is to be called.
+        trust: Keys of which one must have signed a plan that is pushed.
 
     Attributes:
-        bundle: The plan.
-        profile: The device's profile.
-        policy: Bank policy, ``in-place``, ``shadow`` or ``persistent``.
+        profile: The device's profile; it stays when another plan is pushed.
         id: Stable name.
+        why: Why the plan is not the one that the device was opened with; empty if it is.
+        pushes: Plans that are pushed to it.
 
     Raises:
         BundleError: The profile names modes that the plan does not have.
@@ -70,25 +91,23 @@ class Device:
         tools: Tools | None = None,
         meter: Meter | None = None,
         watches: bool = True,
+        trust: Trust | None = None,
     ) -> None:
-        self.bundle, self.profile, self.policy, self.id = net.bundle, net.profile, net.policy, id
-        macs = {mode.name: mode.macs for mode in self.bundle.manifest.modes}
-        check_profile_modes(self.bundle, self.profile)
-        default = self.profile.default_mode or self.bundle.manifest.modes[0].name
+        self.profile, self.id, self.why = net.profile, id, net.why
+        macs = macs_of(net.bundle.manifest)
+        check_profile_modes(net.bundle.manifest, self.profile, str(net.bundle.path))
+        default = default_mode(net.bundle.manifest, self.profile)
         tools = tools or Tools()
         self._state = state
         opened_s = clock()
         self._clock: Callable[[], float] = lambda: clock() - opened_s
-        self._net = net
         self._written_before = net.standing.counters.bytes_written
         self._events = EventLog(self._clock, hidden=self.hidden)
         self._account = EnergyAccount(self.profile.energy, macs, 0.0)
         self._tally = Tally()
         self._watch = Watch(self.profile, Sources(self.profile.commands, tools.root, outside=outside).read)
         listed = {
-            name: (mode.before, mode.after)
-            for name, mode in self.profile.modes.items()
-            if name in macs and (mode.before or mode.after)
+            name: (mode.before, mode.after) for name, mode in self.profile.modes.items() if mode.before or mode.after
         }
         if listed and not outside:
             self._tell_fault("commands of a profile that came with a plan are not run; give the profile to the device")
@@ -99,6 +118,8 @@ class Device:
             net, self._events, self._tally, self._clock, lambda mode: bool(listed.get(mode, ((), ()))[0]), self.hidden
         )
         self._steering = Steering(net, asked, self._switches, self._events, self._clock)
+        self._seat = Succession(net, self._switches, self._steering, asked, self._account)
+        self.pushes = Pushes(self._seat, trust, self._events, self._tally, self._clock, self.hidden)
         os_power = OsPower(self.profile.commands, self._tell_command, tools)
         walker = Walker(self._switches, self._steering, listed, os_power)
         self._lookout = Lookout(
@@ -110,6 +131,21 @@ class Device:
             self._threads.append(threading.Thread(target=self._lookout.run, name="geoshift-watch", daemon=True))
         for thread in self._threads:
             thread.start()
+
+    @property
+    def bundle(self) -> Bundle:
+        """The plan at work; while one takes another's place and there is no room for two, its manifest alone."""
+        return self._net.bundle
+
+    @property
+    def policy(self) -> Policy:
+        """Bank policy, ``in-place``, ``shadow`` or ``persistent``."""
+        return self._net.policy
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is a network to answer: not while one plan takes another's place without room for two."""
+        return not isinstance(self._net, Absent)
 
     # Inference
 
@@ -126,19 +162,41 @@ class Device:
             InputError: Wrong shape or type; nothing was computed.
             QueueFull: Too many callers at once.
             Closed: The network was closed.
+            Replacing: There is none for a moment.
         """
-        mode, begun = self._resting(), time.perf_counter()
-        try:
-            outputs = self._net.infer(x)
-        except QueueFull:
-            self._tally.refuse()
-            raise
-        seconds = time.perf_counter() - begun
-        self._tally.answer()
-        # An answer that a walk began or ended under says nothing of one mode.
-        if mode is not None and mode == self._resting():
-            self._account.answered(mode, len(outputs), seconds)
-        return outputs
+        return self.answer(x).outputs
+
+    def answer(self, x: Floats, release: int | None = None) -> Answer:
+        """As ``infer``, with what the answer is of.
+
+        Args:
+            x: As for ``infer``.
+            release: Release of the plan that must answer; None for whichever is at work.
+
+        Raises:
+            OtherRelease: Another release is at work.
+        """
+        while True:
+            net = self._net
+            found = net.bundle.manifest.release
+            if release not in (None, found):
+                raise OtherRelease(f"model version: found release {found} at work, expected {release}; ask that one")
+            mode, begun = self._resting(), time.perf_counter()
+            try:
+                outputs = net.infer(x)
+            except QueueFull:
+                self._tally.refuse()
+                raise
+            except Closed:
+                if net is self._net:
+                    raise
+                continue  # another plan took its place while this call was on its way
+            seconds = time.perf_counter() - begun
+            self._tally.answer()
+            # An answer that a walk or a push began or ended under says nothing of one mode.
+            if mode is not None and mode == self._resting() and net is self._net:
+                self._account.answered(mode, len(outputs), seconds)
+            return Answer(outputs, found)
 
     # What it is
 
@@ -165,6 +223,7 @@ class Device:
                 policy=self.policy,
                 weight_bytes=net.weight_bytes,
                 counters=self._tally.counters(writes),
+                push=self.pushes.under_way,
             )
 
     def modes(self) -> tuple[ModeView, ...]:
@@ -327,6 +386,7 @@ class Device:
     def close(self) -> None:
         """Stop a walk where it stands and take no more calls; answers under way are still given."""
         self._steering.close()
+        self.pushes.close()
         self._net.close()
         for thread in self._threads:
             thread.join()
@@ -343,6 +403,10 @@ class Device:
         self.close()
 
     # Inside
+
+    @property
+    def _net(self) -> Network:
+        return self._seat.net
 
     def _resting(self) -> str | None:
         """Mode that the network stands at; None while it walks."""

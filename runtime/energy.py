@@ -58,6 +58,19 @@ class EnergyAccount:
         self._source = ""
         self._power_w: float | None = None
         self._unseen: dict[str, int] = dict.fromkeys(macs, 0)
+        self._macs_before = 0
+        """Multiply-accumulates of all that other plans answered."""
+
+    def turn_to(self, macs: dict[str, int]) -> None:
+        """Another plan is at work: what was seen of the modes before is over, sums go on.
+
+        Args:
+            macs: Mode to its multiply-accumulates.
+        """
+        with self._lock:
+            self._macs_before += self._answered_macs()
+            self._macs, self._unseen = macs, dict.fromkeys(macs, 0)
+            self._modes = {mode: _ModeAccount() for mode in macs}
 
     def answered(self, mode: str, samples: int, seconds: float) -> None:
         """Count a call that was answered.
@@ -68,7 +81,9 @@ class EnergyAccount:
             seconds: What it took.
         """
         with self._lock:
-            account = self._modes[mode]
+            account = self._modes.get(mode)
+            if account is None:
+                return  # answered by a plan that is not at work any more
             account.samples += samples
             self._unseen[mode] += samples
             if samples == 1:
@@ -154,7 +169,7 @@ class EnergyAccount:
         """
         with self._lock:
             energy_j, source = self._energy_j, self._source
-            counts = {mode: account.samples for mode, account in self._modes.items()}
+            answered_macs = self._macs_before + self._answered_macs()
         if energy_j is not None:
             return Known(energy_j, Provenance(basis="measured", source=source))
         idle, per_mac, per_byte = (
@@ -164,11 +179,15 @@ class EnergyAccount:
         )
         if idle is None or per_mac is None:
             return None
-        answers_j = per_mac.value * sum(self._macs[mode] * count for mode, count in counts.items())
+        answers_j = per_mac.value * answered_macs
         writes_j = per_byte.value * bytes_written if per_byte is not None else 0.0
         used = [("idle_w", idle), ("joules_per_mac", per_mac)]
         used += [("joules_per_byte_written", per_byte)] if per_byte is not None else []
         return Known(idle.value * uptime_s + answers_j + writes_j, _estimated(*used))
+
+    def _answered_macs(self) -> int:
+        """Of the plan at work; the lock must be held."""
+        return sum(self._macs[mode] * account.samples for mode, account in self._modes.items())
 
     def _estimated_w(self, mode: str, rate_hz: float) -> Known | None:
         idle, per_mac = self._figures.idle_w, self._figures.joules_per_mac

@@ -160,6 +160,11 @@ class Engine:
         self.between_jobs(exchange)
 
     @property
+    def runner(self) -> Runner:
+        """What answers now."""
+        return self._runner
+
+    @property
     def closed(self) -> bool:
         """Whether callers are turned away for good."""
         return self._closed

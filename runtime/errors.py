@@ -77,3 +77,31 @@ class StateError(GeoshiftError):
 
 class JournalError(GeoshiftError):
     """Journal or weight memory cannot be written. What was recorded before holds: make room, or replace the disk."""
+
+
+class PushRefused(GeoshiftError):
+    """A pushed bundle is not for this device, or not what it should be. The plan at work stays; push another one."""
+
+
+class NoRoom(GeoshiftError):
+    """The disk has no room for a pushed bundle. Nothing was changed: make room."""
+
+
+class StagingError(GeoshiftError):
+    """What is pushed cannot be written to the disk. The plan at work stays: look after the disk, then push again."""
+
+
+class GapNeeded(GeoshiftError):
+    """The device's memory has no room for two plans. Nothing was changed: allow a gap in which it does not answer."""
+
+
+class UnknownPush(GeoshiftError):
+    """No push of this bundle is known, or the bundle has no such file. Begin a push."""
+
+
+class Replacing(GeoshiftError):
+    """The device has no network for a moment, while one plan takes another's place. Call again when it has."""
+
+
+class OtherRelease(GeoshiftError):
+    """An answer was asked of a release that is not at work any more. Ask which one is."""

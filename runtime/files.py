@@ -1,4 +1,4 @@
-"""The file operations that journal and weight memory are made of, one method each.
+"""The file operations that journal, weight memory and pushed bundles are made of, one method each.
 
 They are in one place so that a test can let any of them fail, stop half way, or be the last one before the power goes.
 """
@@ -9,6 +9,8 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -83,6 +85,16 @@ class Files:
     def remove(self, path: Path) -> None:
         """Remove a file; none there is fine."""
         path.unlink(missing_ok=True)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory with all that is in it; none there is fine."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+    def free_bytes(self, path: Path) -> int:
+        """Bytes that this user may still write to the file system of a directory."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
 
     def sync_folder(self, path: Path) -> None:
         """Wait until renamed and removed files of a directory would stay so over a power cut."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, cast
 
 from device_profiles import Profile
-from runtime.bundle import Bundle
+from runtime.bundle import ROWS, Bundle
 from runtime.errors import BundleError
+from runtime.manifest import Manifest
 from runtime.rows import RowTable
 
 Policy = Literal["in-place", "shadow", "persistent"]
@@ -57,6 +59,34 @@ def peak_bytes(bundle: Bundle, copies: int, snap: bool) -> int:
     return plan + constants + copies * moved + 2 * compact
 
 
+def announced_bytes(manifest: Manifest, copies: int, snap: bool) -> int:
+    """What ``peak_bytes`` will be of a bundle of which only the manifest is known; the head of a file more.
+
+    Args:
+        manifest: Of the bundle.
+        copies: Copies of the moved tensors that the bank will hold.
+        snap: Whether a mode is answered from its compact network.
+    """
+    base, rows = manifest.model.dense_bytes, manifest.files[ROWS].bytes if ROWS in manifest.files else 0
+    moved = moved_bytes(manifest)
+    compact = max(mode.weight_bytes for mode in manifest.modes) if snap else 0
+    return base + rows + max(0, base - moved) + copies * moved + 2 * compact
+
+
+def moved_bytes(manifest: Manifest) -> int:
+    """Bytes of one copy of the moved tensors."""
+    return 4 * sum(math.prod(layer.shape) + (layer.shape[0] if layer.bias else 0) for layer in manifest.layers)
+
+
+def announced_need(manifest: Manifest, profile: Profile, policy: str | None) -> int:
+    """Memory that a bundle of which only the manifest is known will take, under the policy that it will get."""
+    wanted = policy or profile.bank.policy
+    in_place, shadow = (announced_bytes(manifest, copies, profile.bank.snap) for copies in (1, 2))
+    if wanted == "auto":
+        wanted = "shadow" if shadow <= profile.memory.weights_bytes else "in-place"
+    return shadow if wanted == "shadow" else in_place
+
+
 def check_rows(table: RowTable, profile: Profile, origin: str) -> None:
     """Check that every row fits one increment of the device.
 
@@ -71,8 +101,13 @@ def check_rows(table: RowTable, profile: Profile, origin: str) -> None:
         )
 
 
-def check_profile_modes(bundle: Bundle, profile: Profile) -> None:
+def check_profile_modes(manifest: Manifest, profile: Profile, origin: str) -> None:
     """Check that the plan has the modes that the device asks for by itself.
+
+    Args:
+        manifest: Of the plan.
+        profile: The device.
+        origin: What to call the plan in errors.
 
     Raises:
         BundleError: One is missing; the text names who asks for it.
@@ -81,10 +116,10 @@ def check_profile_modes(bundle: Bundle, profile: Profile) -> None:
     wanted |= {f"trigger {rule.name}": rule.mode for rule in profile.triggers}
     if profile.default_mode is not None:
         wanted["default_mode"] = profile.default_mode
-    known = [mode.name for mode in bundle.manifest.modes]
+    known = [mode.name for mode in manifest.modes]
     for who, mode in wanted.items():
         if mode not in known:
             raise BundleError(
-                f"{bundle.path} on {profile.name}: {who}: found mode {mode!r}, expected one of the plan's modes "
+                f"{origin} on {profile.name}: {who}: found mode {mode!r}, expected one of the plan's modes "
                 f"{', '.join(known)}; plan with this profile, or correct it"
             )

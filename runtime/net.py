@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -14,6 +16,7 @@ from device_profiles import Profile, loader
 from runtime import bundle as bundles
 from runtime.bank import Bank, InPlaceBank, ShadowBank
 from runtime.bundle import Bundle
+from runtime.choice import choose
 from runtime.controller import Controller
 from runtime.engine import CompactRunner, Engine, LiveRunner, Runner
 from runtime.errors import BundleError
@@ -29,7 +32,7 @@ from runtime.session import Weights
 from runtime.start import Start, start
 from runtime.state_directory import StateDirectory
 from runtime.table import Phase
-from runtime.trust import pin
+from runtime.trust import Trust, pin
 from runtime.weight_memory import PersistentBank
 
 
@@ -116,11 +119,17 @@ class Net:
         home: State directory; the network closes it. Without one, nothing is remembered.
         resume: Where a walk goes that a restart cut short: ``back``, ``forward``, or to the nearer end.
         migrate: Whether another bundle's state directory is taken over.
+        successor: Mode to begin in beside another network, whose place this one may take later. Until ``settle`` is
+            called nothing is recorded and the state directory stays the caller's.
 
     Attributes:
         bundle: The plan.
         profile: The device.
         policy: Bank policy.
+        wanted_policy: The one that was asked for.
+        home: State directory.
+        load_s: Seconds that reading and loading took.
+        why: Why it is not of the bundle that was given; empty if it is.
         recovery: The operation that brings a walk to its end which a restart cut short; None if there was none.
 
     Raises:
@@ -137,18 +146,28 @@ class Net:
         home: StateDirectory | None = None,
         resume: Resume | None = None,
         migrate: bool = False,
+        successor: str | None = None,
     ) -> None:
-        self._home = home
+        begun_s = time.perf_counter()
+        self.home = home
         self.bundle = bundle
         self.profile = profile
+        self.wanted_policy = policy
         self.recovery: Operation | None = None
+        self.why = ""
+        self._settles = successor is None
         try:
             self.policy = choose_policy(bundle, profile, policy)
             self._plan = DeployedPlan(bundle, profile, self.policy)
-            self._open(start(bundle, self.policy, self._plan.route, home, migrate=migrate), resume)
+            migrate = migrate or successor is not None
+            begin = start(bundle, self.policy, self._plan.route, home, migrate=migrate, mode=successor)
+            self._memory = begin.memory
+            self._open(begin, resume)
         except BaseException:
-            self._leave()
+            if self._settles:
+                self._leave()
             raise
+        self.load_s = time.perf_counter() - begun_s
 
     def _open(self, begin: Start, resume: Resume | None) -> None:
         """Answer from the state that is found, and go on from it if it is on the way."""
@@ -158,11 +177,6 @@ class Net:
         further = onward(place, resume, self._plan.route, self._plan.table)
         live = None if self.profile.bank.snap and further is None else self._plan.live_at(mode, place.state)
         runner = live or self._plan.compact(mode)
-        # On the way, the canary is asked when a mode is reached.
-        if further is None:
-            if reason := self._plan.canary(runner):
-                raise BundleError(f"{self.bundle.path}: mode {mode}: {reason}; run `geoshift verify` on this machine")
-            self._recorder.adopt(self.bundle.manifest.release)
         self._engine = Engine(runner, exclusive=self.policy != "shadow", queue_limit=self.profile.queue_limit)
         self._controller = Controller(
             self._plan,
@@ -174,14 +188,48 @@ class Net:
             release=self.bundle.manifest.release,
             guard_every=self.profile.guard.canary_every_increments,
         )
-        if self._home is not None:
-            self._home.tidy(None if begin.memory is None else begin.memory.path)
+        # On the way, the canary is asked when a mode is reached.
+        if self._settles and further is None:
+            self.check()
+            self._recorder.adopt(self.bundle.manifest.release)
+        if self._settles:
+            self.tidy()
         if further is not None:
             self.recovery = self._controller.go_on(*further)
 
+    def check(self) -> None:
+        """Ask what answers now the canary samples, at rest in a mode.
+
+        Raises:
+            BundleError: One was answered wrong.
+        """
+        if reason := self._plan.canary(self._engine.runner):
+            raise BundleError(f"{self.bundle.path}: mode {self.mode}: {reason}; run `geoshift verify` on this machine")
+
+    def settle(self) -> None:
+        """A successor whose canary was right: from now on the state directory is its own, over a power cut too.
+
+        Raises:
+            JournalError: It cannot be recorded.
+        """
+        self._recorder.adopt(self.bundle.manifest.release)
+        self._settles = True
+
+    def tidy(self) -> None:
+        """Remove from the state directory what other bundles left there."""
+        if self.home is not None:
+            self.home.tidy(None if self._memory is None else self._memory.path)
+            self.home.bundles.tidy(self.bundle.id)
+
+    def retire(self) -> None:
+        """Take no more calls, answers under way excepted; the state directory stays as it is, for a successor."""
+        self._controller.close()
+        self._engine.close()
+        self.home = None
+
     def _leave(self) -> None:
-        if self._home is not None:
-            self._home.close()
+        if self.home is not None:
+            self.home.close()
 
     def infer(self, x: Floats) -> Floats:
         """Outputs for a batch of preprocessed inputs; may be called from any thread, during a switch too.
@@ -239,7 +287,8 @@ class Net:
         """Stop a walk where it stands and take no more calls; answers under way are still given."""
         self._controller.close()
         self._engine.close()
-        self._leave()
+        if self._settles:
+            self._leave()
 
     def __enter__(self) -> Net:
         return self
@@ -279,14 +328,38 @@ def open_bundle(
         StateError: The state directory is damaged, in use, or another bundle's.
         JournalError: The state directory cannot be written.
     """
+    begun_s = time.perf_counter()
     trust = pin(pinned)
-    bundle = bundles.read(path, trust)
-    device = bundle.profile if profile is None else loader.load(profile)
-    home = None if state is None else StateDirectory(state)
-    if trust is not None and home is not None:
-        try:
-            replace(trust, release=home.journal.release).check_release(bundle.manifest, str(bundle.path))
-        except BaseException:
-            home.close()
-            raise
-    return Net(bundle, device, policy, home=home, resume=resume, migrate=migrate)
+    told = bundles.glance(path, trust)
+    device = (
+        loader.from_builtins(told.manifest.profile, f"{path}: profile") if profile is None else loader.load(profile)
+    )
+    if state is None:
+        net = Net(bundles.read(path, trust), device, policy, resume=resume)
+    else:
+        net = _open_at(Path(path), device, policy, StateDirectory(state), trust, resume, migrate=migrate)
+    net.load_s = time.perf_counter() - begun_s
+    return net
+
+
+def _open_at(
+    path: Path,
+    profile: Profile,
+    policy: str | None,
+    home: StateDirectory,
+    trust: Trust | None,
+    resume: Resume | None,
+    *,
+    migrate: bool,
+) -> Net:
+    """Open the bundle that a state directory is of; the directory is let go if that fails."""
+    try:
+        choice = choose(path, home, trust, migrate=migrate)
+        known = None if trust is None else replace(trust, release=home.journal.release)
+        bundle = bundles.read(choice.path, known)
+    except BaseException:
+        home.close()
+        raise
+    net = Net(bundle, profile, policy, home=home, resume=resume, migrate=migrate)
+    net.why = choice.why
+    return net

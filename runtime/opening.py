@@ -16,6 +16,7 @@ from runtime.errors import StateError
 from runtime.net import open_bundle
 from runtime.os_power import Tools
 from runtime.recovery import Resume
+from runtime.trust import pin
 
 ID: Final = "device-id"
 """File of the state directory that holds the device's name."""
@@ -68,6 +69,7 @@ def open_device(
             clock=clock,
             tools=tools,
             watches=watches,
+            trust=pin(pinned),
         )
     except BaseException:
         net.close()

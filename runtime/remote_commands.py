@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from runtime.push_commands import push
 from runtime.terminal import err, guarded, out, plain, print_json
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     for command in (login, logout, devices, status, switch, watch, hold, release, logs, doctor, discover):
         app.command()(guarded(command))
+    app.command()(guarded(push))
     app.command("open")(guarded(open_page))
 
 

@@ -25,6 +25,8 @@ def status_lines(found: Status) -> Iterator[str]:
     for trigger in found.triggers:
         state = plain(trigger.error) or ("active" if trigger.active else "inactive")
         yield f"trigger {plain(trigger.name)} → {plain(trigger.mode)}: {state}, reads {plain(str(trigger.reading))}"
+    pushed = "" if found.push is None else f"; {found.push[:16]} is being pushed"
+    yield f"plan {found.bundle[:16]}, release {found.release}{pushed}"
     counters = found.counters
     yield (
         f"up {found.uptime_s:,.0f} s: {counters.answers:,} answers, {counters.refused:,} refused, "

@@ -118,8 +118,12 @@ def _serve(opened: Callable[[], Device], state: Path, settings: Config) -> None:
             announcing = Announcing(device, place, certificate, settings, log)
 
             def ready() -> None:
+                status = device.status()
+                if device.why:
+                    log.write("warning", "another bundle than the one given is at work", why=device.hidden(device.why))
                 log.write(
-                    "info", "serving", url=place.url, device=device.id, mode=device.status().mode,
+                    "info", "serving", url=place.url, device=device.id, mode=status.mode, bundle=status.bundle,
+                    release=status.release,
                     certificate_sha256=certificate.sha256 if place.tls else None, auth=settings.auth,
                 )  # fmt: skip
                 announcing.start()

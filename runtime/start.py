@@ -35,7 +35,15 @@ class Start:
     restorer: Restorer | None = None
 
 
-def start(bundle: Bundle, policy: Policy, route: Router, home: StateDirectory | None, *, migrate: bool) -> Start:
+def start(
+    bundle: Bundle,
+    policy: Policy,
+    route: Router,
+    home: StateDirectory | None,
+    *,
+    migrate: bool,
+    mode: str | None = None,
+) -> Start:
     """Find the place to begin. The journal is only read: it learns of this bundle once the canary was right.
 
     Args:
@@ -44,13 +52,14 @@ def start(bundle: Bundle, policy: Policy, route: Router, home: StateDirectory | 
         route: Routes between the modes of the plan.
         home: State directory; without one nothing is remembered.
         migrate: Whether a journal of another bundle is to be taken over, in this one's dense mode.
+        mode: Mode to take it over in instead.
 
     Raises:
         StateError: The state directory is another bundle's or does not fit this one, its weight memory holds what the
             journal does not allow, or persistent memory is asked for and there is no directory.
     """
     persistent = policy == "persistent"
-    fresh = Standing(bundle=bundle.id, release=0, mode=bundle.manifest.modes[0].name)
+    fresh = Standing(bundle=bundle.id, release=0, mode=mode or bundle.manifest.modes[0].name)
     if home is None:
         if persistent:
             raise StateError("policy persistent: found no state directory, expected one for its file; give one")

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from runtime.bundle_store import BundleStore
 from runtime.errors import StateError
 from runtime.files import Files
 from runtime.journal import Journal
@@ -25,6 +26,7 @@ class StateDirectory:
         path: The directory.
         files: How to get at the disk.
         journal: What the device remembers.
+        bundles: Where pushed bundles lie.
 
     Raises:
         StateError: It cannot be made or read, another process has it, or its journal is damaged.
@@ -33,6 +35,7 @@ class StateDirectory:
     def __init__(self, path: str | os.PathLike[str], files: Files | None = None) -> None:
         self.path = Path(path)
         self.files = files or Files()
+        self.bundles = BundleStore(self.path, self.files)
         try:
             self.files.make_folder(self.path)
             lock = self.files.lock(self.path / LOCK)

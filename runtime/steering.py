@@ -14,7 +14,7 @@ from runtime.asked import Asked
 from runtime.errors import Closed, Conflict, IllegalEvent
 from runtime.event_log import EventLog
 from runtime.holds import Hold, Holds
-from runtime.net import Net
+from runtime.network import Network
 from runtime.operation import Result
 from runtime.operations import Entry
 from runtime.switches import Switches
@@ -40,7 +40,7 @@ class Steering:
     """
 
     def __init__(
-        self, net: Net, asked: Asked, switches: Switches, events: EventLog, clock: Callable[[], float]
+        self, net: Network, asked: Asked, switches: Switches, events: EventLog, clock: Callable[[], float]
     ) -> None:
         self._net = net
         self._asked = asked
@@ -48,6 +48,7 @@ class Steering:
         self._lock = switches.changed
         self._events = events
         self._clock = clock
+        self._reserved = self._frozen = False
         self._blocked: tuple[tuple[str, str, str], float | None] | None = None
         """What was tried in vain, and when to try it again; None for not before the decision changes."""
         self._decision = asked.decide()
@@ -73,6 +74,7 @@ class Steering:
         """
         with self._lock:
             self._check_open()
+            self._check_unreserved(wish.mode)
             self._check_allowed(wish)
             entry = self._switches.current
             if entry is not None and not higher("manual", entry.rank):
@@ -96,6 +98,7 @@ class Steering:
         """
         with self._lock:
             self._check_open()
+            self._check_unreserved(mode)
             entry = self._switches.yielding(operation_id, "retarget")
             until_s, now_s = None if entry.wish is None else entry.wish.until_s, self._clock()
             if until_s is not None and until_s <= now_s:
@@ -224,6 +227,57 @@ class Steering:
                     self._blocked = entry.decision.key, retry_s
             self._reconsider()
 
+    def check_at_rest(self, what: str) -> None:
+        """See that no switch is under way.
+
+        Args:
+            what: What one is in the way of, for the error.
+
+        Raises:
+            Conflict: One is.
+            Closed: The network was closed, or failed.
+        """
+        with self._lock:
+            self._check_open()
+            if (entry := self._switches.current) is not None:
+                raise Conflict(
+                    f"{what}: found {entry.begin} → {entry.target} under way for {entry.who}, expected a network at "
+                    "rest; wait for its end, then try again"
+                )
+
+    def reserve(self) -> None:
+        """Another network is about to take this one's place: until ``relinquish``, only safety begins a walk.
+
+        Raises:
+            Conflict: A switch is under way.
+            Closed: The network was closed, or failed.
+        """
+        with self._lock:
+            self.check_at_rest("push")
+            self._reserved = True
+
+    def freeze(self) -> None:
+        """Now nobody begins a walk.
+
+        Raises:
+            Conflict: Safety began one.
+            Closed: The device was closed.
+        """
+        with self._lock:
+            self.check_at_rest("push")
+            self._frozen = True
+
+    def take_over(self, net: Network) -> None:
+        """Another network is at work from now on; callers hold the lock, and ``relinquish`` follows."""
+        self._switches.take_over(net)
+        self._net = net
+
+    def relinquish(self) -> None:
+        """The push is over: look at what is wanted now."""
+        with self._lock:
+            self._reserved = self._frozen = False
+            self._reconsider()
+
     def close(self) -> None:
         """Begin nothing any more."""
         with self._lock:
@@ -235,6 +289,12 @@ class Steering:
     def _check_open(self) -> None:
         if self._switches.closed or self._net.phase is Phase.FAILED:
             raise Closed(f"the device is {'closed' if self._switches.closed else 'failed'}; open it again")
+
+    def _check_unreserved(self, mode: str) -> None:
+        if self._reserved:
+            raise Conflict(
+                f"switch to {mode}: found a push that switches over, expected none; wait for its end, then ask again"
+            )
 
     def _check_allowed(self, wish: Wish) -> None:
         """See that a wish by hand would count."""
@@ -285,6 +345,8 @@ class Steering:
         self._lock.notify_all()
 
     def _act(self, decision: Decision) -> None:
+        if self._frozen or (self._reserved and decision.rank != "safety"):
+            return  # when the push is over it is looked at again
         entry = self._switches.current
         match step(decision, self._net.mode, None if entry is None else entry.walk(self._net.phase)):
             case Step.BEGIN:

@@ -16,7 +16,7 @@ import msgspec
 from runtime.arbiter import Decision, Wish, higher
 from runtime.errors import Conflict, IllegalEvent
 from runtime.event_log import EventLog
-from runtime.net import Net
+from runtime.network import Network
 from runtime.operation import Operation, Result
 from runtime.operations import Entry, Operations
 from runtime.table import Phase
@@ -44,7 +44,7 @@ class Switches:
 
     def __init__(
         self,
-        net: Net,
+        net: Network,
         events: EventLog,
         tally: Tally,
         clock: Callable[[], float],
@@ -161,6 +161,14 @@ class Switches:
         """Mode that the network stood at ever since this was last asked; None if it walked."""
         moved, self._moved = self._moved or self.current is not None, self.current is not None
         return None if moved else self._net.mode
+
+    def take_over(self, net: Network) -> None:
+        """Another network is at work from now on; none is under way."""
+        assert self.current is None, "a network is replaced at rest"
+        self._net, self._moved = net, True
+        for entry in self.operations.all():
+            # An operation knows its network, and would keep the weights of one that is gone.
+            entry.operation = None
 
     # What the walker does
 

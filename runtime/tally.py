@@ -6,7 +6,7 @@ import threading
 from typing import get_args
 
 from runtime import journal
-from runtime.views import Counters, OutcomeName
+from runtime.views import Counters, OutcomeName, PushOutcome
 
 
 class Tally:
@@ -17,6 +17,7 @@ class Tally:
         self._answers = 0
         self._refused = 0
         self._outcomes: dict[OutcomeName, int] = dict.fromkeys(get_args(OutcomeName), 0)
+        self._pushes: dict[PushOutcome, int] = dict.fromkeys(get_args(PushOutcome), 0)
 
     def answer(self) -> None:
         """A call was answered."""
@@ -33,6 +34,11 @@ class Tally:
         with self._lock:
             self._outcomes[outcome] += 1
 
+    def pushed(self, outcome: PushOutcome) -> None:
+        """A push ended."""
+        with self._lock:
+            self._pushes[outcome] += 1
+
     def counters(self, writes: journal.Counters) -> Counters:
         """All of them.
 
@@ -48,4 +54,5 @@ class Tally:
                 bytes_written=writes.bytes_written,
                 row_writes=dict(writes.row_writes),
                 outcomes=dict(self._outcomes),
+                pushes=dict(self._pushes),
             )

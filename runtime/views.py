@@ -20,7 +20,10 @@ OutcomeName = Literal["committed", "cancelled", "rolled-back", "retargeted", "fa
 """Values of ``runtime.operation.Outcome``."""
 Basis = Literal["measured", "plan", "estimated"]
 """measured: by this device, now; plan: evidence that came with the bundle; estimated: by the profile's model."""
-EventKind = Literal["operation", "decision", "manual", "hold", "trigger", "safety", "power", "fault", "closed"]
+PushPhaseName = Literal["receiving", "staging", "loading", "checking", "committing", "rolling-back", "over"]
+"""Values of ``runtime.push_phase.PushPhase``."""
+PushOutcome = Literal["committed", "rolled-back", "failed", "abandoned"]
+EventKind = Literal["operation", "decision", "manual", "hold", "trigger", "safety", "power", "push", "fault", "closed"]
 
 
 class _View(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +159,37 @@ class Counters(_View, frozen=True, kw_only=True):
     """Rows written, by layer: what wears."""
     outcomes: dict[OutcomeName, int]
     """Operations that ended so, since opened."""
+    pushes: dict[PushOutcome, int]
+    """Pushes that ended so, since opened."""
+
+
+class PushView(_View, frozen=True, kw_only=True):
+    """A plan that is pushed, under way or over."""
+
+    id: str
+    """SHA-256 of its plan.json, in hexadecimal: what the status calls the bundle once it is at work."""
+    release: int
+    replaces: str
+    """Id of the bundle that was at work when the push began."""
+    who: str
+    phase: PushPhaseName
+    outcome: PushOutcome | None
+    """Null while it is under way. ``rolled-back``: the old plan is at work, as before; ``failed``: none is."""
+    reason: str
+    """Why it ended so; empty while under way, and when it committed without trouble."""
+    received_bytes: int
+    total_bytes: int
+    missing: dict[str, int]
+    """Files that are yet to come, and how many bytes of each are there."""
+    gap_s: float | None
+    """Seconds, about, for which the device will not answer, since its memory has no room for two plans; null if it
+    has. A commit must allow it."""
+    gap_was_s: float | None
+    """Seconds for which it did not answer; null if it always did, so far."""
+    mode: str | None
+    """Mode that the new plan began in; null before."""
+    seconds: float
+    """Since it began, or in all."""
 
 
 class Status(_View, frozen=True, kw_only=True):
@@ -185,6 +219,8 @@ class Status(_View, frozen=True, kw_only=True):
     weight_bytes: int
     """Memory that the weights which answer now take, copies included."""
     counters: Counters
+    push: str | None = None
+    """Id of the bundle that is being pushed; null if none is."""
 
 
 class Event(_View, frozen=True, kw_only=True):
@@ -194,7 +230,8 @@ class Event(_View, frozen=True, kw_only=True):
     ``decision``: a DecisionView; ``manual``: ``who``, ``mode`` and ``state`` (asked, given-back, ended) of what is
     asked for by hand; ``hold``: a HoldView and ``state`` (placed, released, expired, cancelled);
     ``trigger`` and ``safety``: a TriggerView; ``power``: ``command``, ``stage`` (before, after, undo), ``ok`` and
-    ``detail`` of a command of the operating system; ``fault``: ``detail``; ``closed``: nothing.
+    ``detail`` of a command of the operating system; ``push``: a PushView without ``missing``, at its start, at each
+    phase and at its end; ``fault``: ``detail``; ``closed``: nothing.
     """
 
     id: int

@@ -13,7 +13,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
 from device_profiles.errors import GeoshiftError
-from runtime.service import access, health, pages, problems, v1, v2
+from runtime.service import access, bundles, health, pages, problems, v1, v2
 from runtime.service.description import description
 from runtime.service.gate import Gate
 from runtime.service.hosts import own_names
@@ -39,7 +39,7 @@ def application(service: Service) -> Gate:
     app = Litestar(
         route_handlers=[
             pages.page, pages.style, pages.script, health.healthz, health.readyz, health.metrics, v1.ROUTER,
-            access.ROUTER, v2.router(service.config.limits),
+            access.ROUTER, bundles.ROUTER, v2.router(service.config.limits),
         ],
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
         guards=[service.door.guard],

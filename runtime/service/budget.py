@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
+
+from litestar.connection import Request
 
 from runtime.errors import QueueFull
 
@@ -88,3 +90,20 @@ class Share:
         """
         if amount > self.taken:
             self._budget.take(self, amount - self.taken)
+
+
+async def arrived(request: Request[Any, Any, Any], share: Share) -> bytearray:
+    """A body. Only what has come in takes memory: a head that announces much keeps nobody out.
+
+    Args:
+        request: Whose body.
+        share: Its share of the memory.
+
+    Raises:
+        QueueFull: There is no room for it.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        share.grow_to(len(body) + len(piece))
+        body += piece
+    return body

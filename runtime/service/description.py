@@ -18,7 +18,7 @@ from runtime.service.tokens import Scope
 
 PATH: Final = "/v1/schema"
 FILE: Final = "/openapi.json"
-_METHODS: Final = {"get", "post", "delete"}
+_METHODS: Final = {"get", "post", "put", "delete"}
 _PROBLEM: Final[dict[str, Any]] = {
     "description": "A problem, as RFC 9457 has it.",
     "content": {

@@ -22,7 +22,7 @@ OPEN: Final[dict[str, Any]] = {SCOPE: PUBLIC}
 
 async def is_ready(service: Service) -> bool:
     """Whether the device answers inference."""
-    return await service.readiness.ask()
+    return (await service.readiness.ask()).ready
 
 
 @get("/healthz", opt=OPEN, tags=["health"])

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from runtime.service.tokens import ScopeName
+from runtime.views import PushView
 
 ModeName = Annotated[str, Meta(min_length=1, max_length=64, description="name of a mode")]
 Words = Annotated[str, Meta(max_length=200)]
@@ -50,6 +51,15 @@ class HoldRequest(_In, frozen=True, kw_only=True):
     reason: Words
     ttl_s: Seconds | None = None
     """After which the hold ends by itself; null for no end."""
+
+
+class CommitRequest(_In, frozen=True, kw_only=True):
+    """Let a plan that came in take the place of the one at work."""
+
+    allow_gap: bool = False
+    """Whether the device may stop answering for the while that the push names, if it has to."""
+    wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
+    """How long to wait for the end before the answer comes."""
 
 
 class TokenRequest(_In, frozen=True, kw_only=True):
@@ -137,6 +147,21 @@ class TransitionView(_Out, frozen=True, kw_only=True, rename={"from_": "from"}):
     bytes_written: int
     min_accuracy: float
     waypoints: tuple[WaypointView, ...]
+
+
+class BundleView(_Out, frozen=True, kw_only=True):
+    """The bundle at work."""
+
+    id: str
+    release: int
+    model: str
+    modes: tuple[str, ...]
+    signed_by: str | None
+    """Id of the pinned key that signed it; null if no key is pinned."""
+    why: str
+    """Why it was not the one on the command line that the device began with; empty if it was, or before a push."""
+    push: PushView | None
+    """The push under way, else the last one since the device was opened."""
 
 
 class LogLine(_Out, frozen=True, kw_only=True):

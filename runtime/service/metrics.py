@@ -62,7 +62,7 @@ class Metrics:
 
     def saw(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
-        known = method if method in {"GET", "HEAD", "POST", "DELETE"} else "other"
+        known = method if method in {"GET", "HEAD", "POST", "PUT", "DELETE"} else "other"
         self._requests.labels(known, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
         if status == 401:
@@ -107,6 +107,8 @@ def _state(status: Status, modes: tuple[ModeView, ...]) -> Iterator[Any]:
         phase.add_metric([kind.value], float(kind.value == status.phase))
     yield phase
     yield GaugeMetricFamily("geoshift_walk_progress_ratio", "Share of the walk that is behind.", status.progress)
+    yield GaugeMetricFamily("geoshift_bundle_release", "Release of the bundle at work.", status.release)
+    yield GaugeMetricFamily("geoshift_push_in_progress", "1 while a plan is pushed.", float(status.push is not None))
     yield GaugeMetricFamily("geoshift_uptime_seconds", "Since the device was opened.", status.uptime_s)
     yield GaugeMetricFamily("geoshift_weight_memory_bytes", "Memory of the weights that answer.", status.weight_bytes)
     yield GaugeMetricFamily("geoshift_holds", "Holds in force.", len(status.holds))
@@ -139,6 +141,10 @@ def _counts(status: Status) -> Iterator[Any]:
     for outcome, count in counters.outcomes.items():
         outcomes.add_metric([outcome], count)
     yield outcomes
+    pushes = CounterMetricFamily("geoshift_pushes", "Pushes of plans by how they ended.", labels=["outcome"])
+    for end, count in counters.pushes.items():
+        pushes.add_metric([end], count)
+    yield pushes
 
 
 def _by_mode(modes: tuple[ModeView, ...]) -> Iterator[Any]:

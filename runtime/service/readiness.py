@@ -8,8 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from runtime.device import Device
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a device is.
+
+    Attributes:
+        well: Whether it answers, or will by itself.
+        ready: Whether it answers now: not while one plan takes another's place without room for two.
+    """
+
+    well: bool
+    ready: bool
 
 
 class Readiness:
@@ -22,10 +36,10 @@ class Readiness:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="geoshift-ready")
-        self._question: asyncio.Future[bool] | None = None
+        self._question: asyncio.Future[Condition] | None = None
 
-    async def ask(self) -> bool:
-        """Whether it does. Waits for as long as the device takes: one that is stuck is not ready."""
+    async def ask(self) -> Condition:
+        """How it is. Waits for as long as the device takes: one that is stuck is not ready."""
         if self._question is None or self._question.done():
             self._question = asyncio.get_running_loop().run_in_executor(self._thread, self._answers)
         # Who gives up waiting does not take the answer from the others.
@@ -35,5 +49,6 @@ class Readiness:
         """Let the thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _answers(self) -> bool:
-        return self._device.status().phase != "failed"
+    def _answers(self) -> Condition:
+        well = self._device.status().phase != "failed"
+        return Condition(well=well, ready=well and self._device.answers)

@@ -18,7 +18,6 @@ from runtime.service.app import application
 from runtime.service.certificate import Certificate
 from runtime.service.connection import bounded
 from runtime.service.handshakes import Handshakes
-from runtime.service.health import is_ready
 from runtime.service.listening import BACKLOG, Place
 from runtime.service.logs import Bridge
 from runtime.service.notify import notify, watchdog_period_s
@@ -129,7 +128,8 @@ class Server(uvicorn.Server):
 
     async def _pat(self, period_s: float) -> None:
         """Keep systemd's watchdog quiet for as long as the device answers."""
-        while await is_ready(self._service):
+        # Well is enough: a plan that takes another's place may take longer than the watchdog waits.
+        while (await self._service.readiness.ask()).well:
             # Ready once more: systemd did not take the first word if it was not reading at that moment.
             notify("READY=1\nWATCHDOG=1")
             await asyncio.sleep(period_s)

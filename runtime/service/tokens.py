@@ -46,7 +46,7 @@ class Scope(IntEnum):
     SWITCH = 2
     """Change the mode."""
     ADMIN = 3
-    """Manage tokens, read the log."""
+    """Manage tokens, push plans, read the log."""
 
     @classmethod
     def named(cls, name: str) -> Scope:

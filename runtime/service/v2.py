@@ -11,7 +11,7 @@ from litestar.params import FromPath
 
 from runtime.service import tensors
 from runtime.service.auth import PUBLIC, SCOPE, UNMETERED, principal_of
-from runtime.service.budget import Share
+from runtime.service.budget import arrived
 from runtime.service.config import Limits
 from runtime.service.health import is_ready
 from runtime.service.messages import ModelMetadata, ModelReady, ServerMetadata, TensorMetadata
@@ -88,9 +88,10 @@ def infer_handler(limits: Limits) -> Any:
         _require(service, model, model_version)
         length = request.headers.get(tensors.LENGTH_HEADER)
         with service.bodies.opened(principal_of(request).id) as share:
-            body = await _arrived(request, share)
+            body = await arrived(request, share)
             share.grow_to(tensors.memory_bytes(len(body), length))
-            content, json_bytes = await service.inference.run(_answer, service, body, length)
+            release = None if model_version is None else int(model_version)
+            content, json_bytes = await service.inference.run(_answer, service, body, length, release)
         if json_bytes is None:
             return Response(content, media_type="application/json")
         return Response(
@@ -111,19 +112,13 @@ def router(limits: Limits) -> Router:
     )
 
 
-async def _arrived(request: AnyRequest, share: Share) -> bytearray:
-    """The body. Only what has come in takes memory: a head that announces much keeps nobody out."""
-    body = bytearray()
-    async for piece in request.stream():
-        share.grow_to(len(body) + len(piece))
-        body += piece
-    return body
-
-
-def _answer(service: Service, body: bytearray, json_length: str | None) -> tuple[bytes, int | None]:
+def _answer(
+    service: Service, body: bytearray, json_length: str | None, release: int | None
+) -> tuple[bytes, int | None]:
     """Decode, ask the network and encode: all that takes time, on a thread."""
     question = tensors.decode(body, json_length, service.device.bundle.manifest.model.input_shape)
-    return tensors.encode(service.device.infer(question.x), question, service.model, service.version)
+    answer = service.device.answer(question.x, release)
+    return tensors.encode(answer.outputs, question, service.model, str(answer.release))
 
 
 def _require(service: Service, model: str, model_version: str | None) -> None:

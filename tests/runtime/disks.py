@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,18 @@ class Disk(Files):
     def remove(self, path):
         self.step("remove")
         super().remove(path)
+
+    def remove_tree(self, path):
+        inside = sorted(path.rglob("*"), reverse=True) if path.exists() else []
+        for one in inside[: len(inside) // 2]:
+            if self.step("remove_tree", None) is False and not one.is_dir():
+                one.unlink()
+        self.step("remove_tree")
+        super().remove_tree(path)
+
+    def free_bytes(self, path):
+        self.step("free_bytes")
+        return super().free_bytes(path)
 
     def sync_folder(self, path):
         self.step("sync_folder")
@@ -243,19 +256,111 @@ class Forgetful(Disk):
         self._apply(self._named[: self._random.randint(0, len(self._named))])
         contents = {}
         for name, inode in self._names.items():
-            content = bytearray(self._safe[inode])
-            for offset, data in self._pending.get(inode, []):
-                whole, share = data, self._random.choice((0.0, 1.0, self._random.random()))
-                data = whole[: int(len(whole) * share)]
-                if data and self._random.random() < 0.3:  # the size was kept and the content was not
-                    data += bytes(len(whole) - len(data))
-                if offset is None:
-                    content = content if self._random.random() < 0.5 else bytearray()
-                elif data:
-                    content.extend(bytes(max(0, offset + len(data) - len(content))))
-                    content[offset : offset + len(data)] = data
-            contents[name] = bytes(content)
+            contents[name] = self._content(inode)
         for path in self.folder.glob("*"):
             path.unlink()
         for name, content in contents.items():
             (self.folder / name).write_bytes(content)
+
+    def _content(self, inode):
+        """One of the contents that a file may have."""
+        content = bytearray(self._safe[inode])
+        for offset, data in self._pending.get(inode, []):
+            whole, share = data, self._random.choice((0.0, 1.0, self._random.random()))
+            data = whole[: int(len(whole) * share)]
+            if data and self._random.random() < 0.3:  # the size was kept and the content was not
+                data += bytes(len(whole) - len(data))
+            if offset is None:
+                content = content if self._random.random() < 0.5 else bytearray()
+            elif data:
+                content.extend(bytes(max(0, offset + len(data) - len(content))))
+                content[offset : offset + len(data)] = data
+        return bytes(content)
+
+
+class ForgetfulTree(Forgetful):
+    """A disk with folders in folders that loses power: a name is safe once its own folder was flushed.
+
+    Of the names that were not, each is there or not, whatever became of those before it.
+    """
+
+    def __init__(self, folder, number=0, seed=0):
+        Disk.__init__(self, number)
+        self.folder = Path(folder)
+        self._random = random.Random(seed)
+        self._names, self._safe, self._pending = {}, {}, {}
+        self._named, self._maps = [], []
+        for path in self.folder.rglob("*"):
+            inode = None if path.is_dir() else path.stat().st_ino
+            self._names[self._own(path)] = inode
+            if inode is not None:
+                self._safe[inode] = path.read_bytes()
+
+    def _own(self, path):
+        return path.relative_to(self.folder).as_posix()
+
+    def make_folder(self, path):
+        there = path.exists()
+        super().make_folder(path)
+        if not there and path != self.folder:
+            self._named.append(("add", self._own(path), None))
+
+    def create(self, path):
+        there = path.exists()
+        handle = Disk.create(self, path)
+        inode = os.fstat(handle).st_ino
+        if not there:
+            self._named.append(("add", self._own(path), inode))
+            self._safe[inode] = b""
+        self._pending.setdefault(inode, []).append((None, b""))
+        return handle
+
+    def rename(self, old, new):
+        Disk.rename(self, old, new)
+        self._named.append(("move", self._own(old), self._own(new)))
+
+    def remove(self, path):
+        Disk.remove(self, path)
+        self._named.append(("gone", self._own(path), None))
+
+    def remove_tree(self, path):
+        inside = [*path.rglob("*"), path] if path.exists() else []
+        Disk.remove_tree(self, path)
+        self._named += [("gone", self._own(one), None) for one in inside]
+
+    def sync_folder(self, path):
+        Disk.sync_folder(self, path)
+        mine = [one for one in self._named if (self.folder / one[1]).parent == path]
+        self._apply(mine)
+        self._named = [one for one in self._named if one not in mine]
+
+    def _apply(self, changes):
+        for what, name, other in changes:
+            if what == "add":
+                self._names[name] = other
+            elif what == "gone":
+                self._names.pop(name, None)
+            elif name in self._names:
+                for key in [one for one in self._names if one == name or one.startswith(f"{name}/")]:
+                    self._names[other + key[len(name) :]] = self._names.pop(key)
+            # What was named inside before its folder moved stays to be flushed where it is now.
+            if what == "move":
+                self._named = [
+                    (kind, other + old[len(name) :] if old.startswith(f"{name}/") else old, new)
+                    for kind, old, new in self._named
+                ]
+
+    def cut(self):
+        """The power goes."""
+        self.dead = True
+        self._apply([one for one in list(self._named) if self._random.random() < 0.5])
+        contents = {name: self._content(inode) for name, inode in self._names.items() if inode is not None}
+        folders = [name for name, inode in self._names.items() if inode is None]
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        for name in sorted(folders):
+            if (self.folder / name).parent.is_dir():
+                (self.folder / name).mkdir()
+        for name, content in contents.items():
+            if (self.folder / name).parent.is_dir():
+                (self.folder / name).write_bytes(content)

@@ -190,7 +190,7 @@ def test_another_policy_goes_on_from_the_same_state(bundle, tmp_path, before, af
 
 def test_a_weight_memory_that_the_journal_does_not_speak_of_is_not_believed(bundle, tmp_path):
     with opened(bundle, tmp_path, "persistent") as net:
-        path = net._home.weights(bundle.id)
+        path = net.home.weights(bundle.id)
         old = path.read_bytes()
         net.switch("C2").wait(30)
     with opened(bundle, tmp_path, "in-place") as net:
@@ -204,7 +204,7 @@ def test_a_weight_memory_that_the_journal_does_not_speak_of_is_not_believed(bund
 def test_a_row_that_something_else_wrote_is_refused_until_the_file_is_removed(bundle, tmp_path):
     with opened(bundle, tmp_path, "persistent") as net:
         net.switch("C2").wait(30)
-        path = net._home.weights(bundle.id)
+        path = net.home.weights(bundle.id)
     raw = bytearray(path.read_bytes())
     raw[5000] ^= 1
     path.write_bytes(raw)

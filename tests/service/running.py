@@ -21,6 +21,7 @@ from runtime.service.logs import ServiceLog
 from runtime.service.server import Server
 from runtime.service.service import Service, assemble
 from runtime.service.tokens import Scope
+from runtime.state_directory import StateDirectory
 from tests.runtime.bundles import profile
 
 FAST = {"writes__increments_per_second": 1e9, "writes__stall_budget_ms": 1e9}
@@ -67,12 +68,15 @@ class Running:
 
 
 @contextmanager
-def running(bundle_path, folder, *, policy="in-place", config=None, pace=FAST, **profile_changes):
-    """Serve the small bundle until the context closes."""
-    net = Net(bundle(bundle_path), profile(**pace, bank__snap=False, **profile_changes), policy)
+def running(
+    bundle_path, folder, *, policy="in-place", config=None, pace=FAST, state=None, trust=None, **profile_changes
+):
+    """Serve the small bundle until the context closes; with a state directory it takes pushes."""
+    home = None if state is None else StateDirectory(state)
+    net = Net(bundle(bundle_path), profile(**pace, bank__snap=False, **profile_changes), policy, home=home)
     settings = override(Config(port=0), **(config or {}))
     log = StringIO()
-    with Device(net, id="device-under-test") as device:
+    with Device(net, id="device-under-test", state=state, trust=trust) as device:
         service = assemble(device, settings, folder, ensure(folder), ServiceLog("debug", log))
         place = bind(settings)
         serves = threading.Event()

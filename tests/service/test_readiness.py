@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from runtime import private_files
-from runtime.service.readiness import Readiness
+from runtime.service.readiness import Condition, Readiness
 from runtime.service.service import CONTROL_LINE
 from tests.runtime.threads import until
 from tests.service.running import running
@@ -68,7 +68,7 @@ def test_all_who_ask_at_once_share_one_question_and_who_gives_up_spoils_it_for_n
     class Slow:
         """A device whose answer is waited for."""
 
-        phase = "idle"
+        phase, answers = "idle", True
 
         def __init__(self):
             self.asked, self.may = 0, threading.Event()
@@ -86,10 +86,12 @@ def test_all_who_ask_at_once_share_one_question_and_who_gives_up_spoils_it_for_n
         asks[0].cancel()
         await asyncio.sleep(0)
         device.may.set()
-        assert await asyncio.gather(*asks[1:]) == [True] * 499
+        assert await asyncio.gather(*asks[1:]) == [Condition(well=True, ready=True)] * 499
         assert device.asked == 1
+        device.answers = False
+        assert await readiness.ask() == Condition(well=True, ready=False)
         device.phase = "failed"
-        assert not await readiness.ask()
+        assert await readiness.ask() == Condition(well=False, ready=False)
         readiness.close()
 
     asyncio.run(go())

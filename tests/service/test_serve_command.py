@@ -64,8 +64,9 @@ def device(home, plan):
         yield process, f"https://127.0.0.1:{port}", said
 
 
-def typed(home, text, *arguments):
+def typed(home, text, *arguments, asks=b"Code: ", says=None):
     """Run a command at a terminal and type when it asks; its status and all that was shown."""
+    says = f"{text}\n".encode() if says is None else says
     pid, terminal = pty.fork()
     if pid == 0:  # the child, which becomes the command
         os.environ.update(ENVIRONMENT, XDG_CONFIG_HOME=str(home / "config"))
@@ -79,9 +80,9 @@ def typed(home, text, *arguments):
         if not piece:
             break
         shown += piece
-        if b"Code: " in shown and text:  # with the space, after which nothing that was typed is thrown away
-            os.write(terminal, text.encode() + b"\n")
-            text = ""
+        if asks in shown and says:  # with the space, after which nothing that was typed is thrown away
+            os.write(terminal, says)
+            says = b""
     os.close(terminal)  # a command that still waits gets a hang-up
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status), shown.decode(errors="replace")
