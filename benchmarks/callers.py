@@ -154,9 +154,7 @@ class Callers:
 
 
 @asynccontextmanager
-async def calling(
-    served: Served, model: str, questions: Sequence[Floats], connections: int
-) -> AsyncIterator[Callers]:
+async def calling(served: Served, model: str, questions: Sequence[Floats], connections: int) -> AsyncIterator[Callers]:
     """Callers until the context closes."""
     callers = Callers(served, model, questions, connections)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 

@@ -65,9 +65,7 @@ class Findings:
     picture: Figure
 
 
-def main(
-    name: str, run: Callable[[bool], Findings], cases: Mapping[str, Callable[[], object]] | None = None
-) -> int:
+def main(name: str, run: Callable[[bool], Findings], cases: Mapping[str, Callable[[], object]] | None = None) -> int:
     """Run a benchmark from the command line.
 
     Args:

@@ -38,9 +38,7 @@ class Legal:
 
     def between(self, begin: str, end: str, which: int, outputs: bytes) -> bool:
         """Whether a network on its way may answer so."""
-        return any(
-            outputs in answers[which] for answers in (self.legs[begin, end], self.modes[begin], self.modes[end])
-        )
+        return any(outputs in answers[which] for answers in (self.legs[begin, end], self.modes[begin], self.modes[end]))
 
 
 def legal_answers(bundle: Bundle, questions: Sequence[Floats], *, snap: bool) -> Legal:

@@ -86,7 +86,9 @@ def findings(setting: Setting, runs: list[dict[str, Any]]) -> Findings:
             (one["shadow"]["walking"][kind] - one["in-place"]["rest"][kind]) / one["shadow"]["moved_bytes"]
             for one in runs
         ]
-        claims.append(Claim(f"shadow_{kind}", max(more), "× moved bytes, over in-place at rest", "<=", SHADOW_BAR, more))
+        claims.append(
+            Claim(f"shadow_{kind}", max(more), "× moved bytes, over in-place at rest", "<=", SHADOW_BAR, more)
+        )
     rivals = {
         "in-place with snap": {
             kind: [one["in-place, snap"]["walking"][kind] / one["in-place, snap"]["rest"][kind] for one in runs]

@@ -102,7 +102,9 @@ def measure(bundle: Bundle, setting: Setting, seed: int, quick: bool) -> dict[st
     """A round."""
     whole = digits_module() if quick else vgg.network(PLAN_SEED, vgg.Setting())
     name = "digits-cnn" if quick else "vgg11"
-    latency = {name: against_ordinary(whole, planned_runners(bundle), bundle.evaluation.inputs[:1], setting.pairs, seed)}
+    latency = {
+        name: against_ordinary(whole, planned_runners(bundle), bundle.evaluation.inputs[:1], setting.pairs, seed)
+    }
     for one, shape in CNNS.items():
         if one != name:
             latency[one] = small_latency(one, shape, setting.small_pairs, seed)

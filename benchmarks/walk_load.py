@@ -39,7 +39,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks import digits, vgg
-from benchmarks.callers import Answer, Callers, Connection, calling, post
+from benchmarks.callers import Answer, Connection, calling, post
 from benchmarks.frame import Claim, Findings, main
 from benchmarks.legal import Legal, legal_answers
 from benchmarks.parts import kept
@@ -188,9 +188,11 @@ def measure(case: Case, setting: Setting, bundle: Bundle) -> dict[str, Any]:
     """Serve, ask and switch."""
     questions, legal = _legal(case.network, setting.questions, case.snap)
     profile = device(bundle, snap=case.snap, bytes_per_increment=ONE_ROW if case.network == "digits" else None)
-    with tempfile.TemporaryDirectory(prefix="geoshift-load-") as folder:
-        with serving(bundle, profile, case.policy, Path(folder)) as served:
-            found = asyncio.run(_measure(case, setting, bundle, served, questions, legal))
+    with (
+        tempfile.TemporaryDirectory(prefix="geoshift-load-") as folder,
+        serving(bundle, profile, case.policy, Path(folder)) as served,
+    ):
+        found = asyncio.run(_measure(case, setting, bundle, served, questions, legal))
     return {
         **found, "states": legal.states, "pinned": served.pinned, "threads": profile.threads,
         "writes": msgspec.to_builtins(profile.writes), "questions": len(questions),
@@ -362,7 +364,9 @@ def findings(cases: dict[Case, dict[str, Any]], setting: Setting) -> Findings:
             "blocks": [block["control_ratio"] for block in found["blocks"]],
         }
         if not case.snap:
-            claims.append(Claim(f"median_p99_ratio_{case.name}", float(np.median(ratios)), "× at rest", "<=", BAR, ratios))
+            claims.append(
+                Claim(f"median_p99_ratio_{case.name}", float(np.median(ratios)), "× at rest", "<=", BAR, ratios)
+            )
     answers = {case.name: sum(block["answers"] for block in one["blocks"]) for case, one in cases.items()}
     data = {"answers_checked": answers, "cases": {case.name: one for case, one in cases.items()}}
     return Findings(list(range(setting.blocks)), claims, rivals, data, picture(cases))

@@ -93,7 +93,9 @@ def test_callers_at_once_get_answers_to_their_own_samples(synthetic, session):
     wrong = []
 
     def ask(which):
-        wrong.extend(1 for _ in range(300) if session.run(inputs[which : which + 1], weights).tobytes() != expected[which])
+        wrong.extend(
+            1 for _ in range(300) if session.run(inputs[which : which + 1], weights).tobytes() != expected[which]
+        )
 
     callers = [threading.Thread(target=ask, args=(which,)) for which in range(8)]
     for one in callers:
