@@ -85,7 +85,7 @@ class Setting:
 
 FULL = Setting()
 SNAP = Setting(blocks=2)
-QUICK = Setting(blocks=2, random_s=3.0, busy_s=1.0, every_s=0.5, calibrated_s=0.5)
+QUICK = Setting(blocks=2, random_s=4.0, busy_s=2.0, every_s=1.0, calibrated_s=0.5)
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,10 @@ def block_figures(calm: Judged, busy: Judged, moves: Sequence[Move]) -> dict[str
         "control_ratio": control[1] / control[0],
         "median_walking_ms": 1e3 * float(np.median(calm.walking)), "median_resting_ms": 1e3 * float(np.median(resting)),
         "latencies": {"walking": len(calm.walking), "resting": len(resting)},
-        "busy_ms": {"walking": p99_ms(busy.walking), "resting": p99_ms([*busy.resting[0], *busy.resting[1]])},
+        # Where callers leave no time, a canary may last until the next switch.
+        "busy_ms": {kind: p99_ms(found) if found else None for kind, found in {
+            "walking": busy.walking, "resting": [*busy.resting[0], *busy.resting[1]],
+        }.items()},
         "answers": calm.answers + busy.answers, "during_switches": len(calm.walking) + len(busy.walking),
         "wrong": calm.wrong + busy.wrong, "refused": calm.refused + busy.refused, "switches": len(moves),
         "seconds_of_switches": sum(move.ended - move.begun for move in moves), "states": calm.states | busy.states,
