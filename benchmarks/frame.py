@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,12 +65,13 @@ class Findings:
     picture: Figure
 
 
-def main(name: str, run: Callable[[bool], Findings]) -> int:
+def main(name: str, run: Callable[[bool], Findings], cases: Mapping[str, Callable[[], object]] | None = None) -> int:
     """Run a benchmark from the command line.
 
     Args:
         name: Its module's name.
         run: Does the work; called with whether it is to be quick.
+        cases: Parts of the work that can be measured one at a time, and are kept until all are put together.
 
     Returns:
         Exit status: 0 when all bars are met, 1 when one is missed. The bars are not for a quick run, which ends with 0.
@@ -78,7 +79,14 @@ def main(name: str, run: Callable[[bool], Findings]) -> int:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="try the wiring only; writes to benchmarks/quick")
     parser.add_argument("--out", type=Path, help="folder to write to instead")
+    if cases:
+        words = "measure this case, keep it, and write no results; may be given again"
+        parser.add_argument("--case", action="append", choices=list(cases), help=words)
     arguments = parser.parse_args()
+    if cases and arguments.case:
+        for case in arguments.case:
+            cases[case]()
+        return 0
     quick = arguments.quick
     begun, measured = time.monotonic(), commit()
     found = run(quick)

@@ -8,6 +8,7 @@ from functools import partial
 
 from device_profiles.schema import Writes
 from runtime.bank import Increment, increments
+from runtime.behind import behind
 from runtime.engine import Engine, LiveRunner, Runner
 from runtime.errors import Busy, Closed, JournalError, NoThread
 from runtime.helm import Helm
@@ -227,7 +228,7 @@ class Controller(Helm):
     def _ask_guard(self, walk: Walk, live: LiveRunner) -> None:
         """Turn back if the weights on the way answer worse than the plan says."""
         leg, _ = walk.way.place(walk.position)
-        if reason := self._plan.guard(live, leg):
+        if reason := behind(partial(self._plan.guard, live, leg)):
             with self._changed:
                 self._succeed(walk)
                 if self._phase in (Phase.WALKING, Phase.PAUSED):
@@ -239,7 +240,10 @@ class Controller(Helm):
         target = walk.operation.target
         self._recorder.stands("verifying")
         runner = self._plan.rest(target, live)
-        if reason := self._plan.canary(live) or ("" if runner is live else self._plan.canary(runner)):
+        reason = behind(partial(self._plan.canary, live))
+        if not reason and runner is not live:
+            reason = behind(partial(self._plan.canary, runner))
+        if reason:
             if target == self._mode:
                 self._engine.close()  # there is no other mode to go back to
             with self._changed:

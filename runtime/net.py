@@ -105,8 +105,14 @@ class DeployedPlan:
         return "" if right >= least else f"guard: found {right} right answers, expected at least {least}"
 
     def _right(self, runner: Runner) -> int:
+        """Right answers to the canary samples.
+
+        Asked one by one: together they would take 30 times the activations of a caller's question, on VGG-11 17 MB
+        more for good than the device needs at rest.
+        """
         samples = self.bundle.canary
-        return int((np.argmax(runner.run(samples.inputs), axis=1) == samples.labels).sum())
+        answers = [np.argmax(runner.run(samples.inputs[at : at + 1])) for at in range(len(samples))]
+        return int((np.array(answers) == samples.labels).sum())
 
 
 class Net:

@@ -72,6 +72,39 @@ def test_what_is_written_to_an_array_is_in_the_next_answer(synthetic, session):
         np.testing.assert_allclose(session.run(synthetic.sample, weights), expected, atol=FLOAT32_FORWARD)
 
 
+def test_the_answer_to_one_sample_is_the_caller_s_and_that_of_its_own_input(synthetic, session):
+    weights = session.bind(moved(synthetic))
+    inputs = np.random.default_rng(0).standard_normal((8, 1, 4, 4)).astype(np.float32)
+    expected = [one.tobytes() for one in (session.run(inputs[i : i + 1], weights) for i in range(8))]
+    answers = [session.run(inputs[i : i + 1], weights) for i in range(8)]
+    assert [one.tobytes() for one in answers] == expected  # later calls changed none of them
+    assert len({one.tobytes() for one in answers}) == 8
+    turned = np.asfortranarray(inputs[:1].transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    assert session.run(turned, weights).tobytes() == expected[0]
+    for shape in ((1, 4, 4), (1, 1, 4, 4, 1), (1, 1, 4, 5), (0, 1, 4, 4)):
+        with pytest.raises(InputError):
+            session.run(np.zeros(shape, np.float32), weights)
+
+
+def test_callers_at_once_get_answers_to_their_own_samples(synthetic, session):
+    weights = session.bind(moved(synthetic))
+    inputs = np.random.default_rng(1).standard_normal((8, 1, 4, 4)).astype(np.float32)
+    expected = [session.run(inputs[i : i + 1], weights).tobytes() for i in range(8)]
+    wrong = []
+
+    def ask(which):
+        wrong.extend(
+            1 for _ in range(300) if session.run(inputs[which : which + 1], weights).tobytes() != expected[which]
+        )
+
+    callers = [threading.Thread(target=ask, args=(which,)) for which in range(8)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join()
+    assert not wrong
+
+
 def test_writing_back_gives_the_old_answer_bit_for_bit(synthetic, session):
     arrays = moved(synthetic)
     weights = session.bind(arrays)

@@ -1,0 +1,41 @@
+"""Work of lower priority: done, its result and its errors are those of the work, and nobody else is set back."""
+
+import os
+import sys
+import threading
+
+import pytest
+
+from runtime.behind import STEPS, behind
+
+LOWEST = 19
+
+
+def test_the_result_and_the_errors_are_those_of_the_work():
+    assert behind(lambda: 42) == 42
+
+    def fail():
+        raise KeyError("a reason")
+
+    with pytest.raises(KeyError, match="a reason"):
+        behind(fail)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has threads of different niceness")
+def test_only_the_thread_that_works_gives_way():
+    def niceness():
+        return os.getpriority(os.PRIO_PROCESS, 0), threading.get_ident()
+
+    before, here = niceness()
+    during, there = behind(niceness)
+    assert there != here
+    assert during == min(LOWEST, before + STEPS)
+    assert niceness() == (before, here)
+
+
+def test_without_a_thread_to_spare_it_is_done_all_the_same(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert behind(threading.get_ident) == threading.get_ident()
