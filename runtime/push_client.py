@@ -14,7 +14,7 @@ from runtime import bundle as bundles
 from runtime.bundle import Bundle
 from runtime.bundle_files import MANIFEST, SIGNATURE
 from runtime.channel import Channel
-from runtime.errors import GapNeeded
+from runtime.errors import Conflict, GapNeeded
 from runtime.pinning import Unreachable
 from runtime.service.messages import BundleView
 from runtime.trust import Trust
@@ -86,8 +86,9 @@ class Pusher:
                     f"{view.gap_s:.1f} s; nothing was changed: allow that with --allow-gap"
                 )
             view = self._sent(bundle, view, told)
-            body = {"allow_gap": view.gap_s is not None}
-            view = self._channel.post(f"{TARGET}/{view.id}/commit", body, PushView)
+            view = self._committed(view)
+        except Conflict:
+            raise  # what was sent is there for the next try
         except BaseException:
             # Where it went on all the same, the device refuses this.
             with suppress(GeoshiftError):
@@ -124,10 +125,30 @@ class Pusher:
                     return view
         return self._channel.put(target, part, PushView, PART_S)
 
+    def _committed(self, view: PushView) -> PushView:
+        """Have the plan take over; where the answer gets lost, see whether it does."""
+        try:
+            return self._channel.post(f"{TARGET}/{view.id}/commit", {"allow_gap": view.gap_s is not None}, PushView)
+        except Unreachable:
+            found = self._look(view)
+            if found.phase == "receiving":
+                raise
+            return found
+
     def _ended(self, view: PushView, told: Told) -> PushView:
         """Wait for the end."""
         while view.outcome is None:
-            before, view = view, self._channel.get(f"{TARGET}/{view.id}?wait_s={STEP_S}", PushView, STEP_S)
+            before, view = view, self._look(view)
             if view != before:
                 told(view)
         return view
+
+    def _look(self, view: PushView) -> PushView:
+        """The push as it is in a moment, patiently: the device may have much to do."""
+        target = f"{TARGET}/{view.id}?wait_s={STEP_S}"
+        for _ in range(TRIES - 1):
+            try:
+                return self._channel.get(target, PushView, STEP_S)
+            except Unreachable:
+                time.sleep(STEP_S)
+        return self._channel.get(target, PushView, STEP_S)

@@ -25,6 +25,8 @@ from runtime.signing import SIGNATURE_BYTES
 from runtime.views import PushView
 
 SIGNATURE_HEADER: Final = "geoshift-signature"
+PATIENCE_S: Final = 60.0
+"""Between two looks at whether the service ends."""
 PART_BYTES: Final = 4 << 20
 """Of a file in one request: in memory as a whole, and through a slow network within the time that a body may take."""
 
@@ -126,7 +128,12 @@ async def commit(
     refused (409, ``gap-needed``) unless ``allow_gap`` is true.
     """
     service.log.write("info", "push committed to", bundle=bundle_id, by=principal_of(request).id)
+    last = service.feed.last
     await service.control.run(service.device.pushes.commit, bundle_id, allow_gap=data.allow_gap)
+    # Whoever looks after the device reads its log, and not the client's answer.
+    follows = asyncio.create_task(_logged(service, bundle_id, last))
+    service.following.add(follows)
+    follows.add_done_callback(service.following.discard)
     view = await _waited(service, bundle_id, data.wait_s)
     return _answer(view, HTTPStatus.OK if view.outcome else HTTPStatus.ACCEPTED)
 
@@ -160,6 +167,20 @@ def _signature(text: str | None) -> bytes | None:
             f"{SIGNATURE_HEADER}: found no {SIGNATURE_BYTES} bytes in hexadecimal; send plan.sig as it is"
         )
     return raw
+
+
+async def _logged(service: Service, bundle_id: str, last: int) -> None:
+    """Log how a push ends."""
+    while not service.feed.ended:
+        for event in await service.feed.after(last, PATIENCE_S):
+            last, data = event.id, event.data
+            if event.kind == "push" and data["id"] == bundle_id and data["outcome"] is not None:
+                service.log.write(
+                    "info" if data["outcome"] == "committed" else "error", "push ended", bundle=bundle_id,
+                    outcome=data["outcome"], reason=data["reason"], mode=data["mode"], gap_s=data["gap_was_s"],
+                    seconds=round(data["seconds"], 2),
+                )  # fmt: skip
+                return
 
 
 async def _waited(service: Service, bundle_id: str, wait_s: float) -> PushView:

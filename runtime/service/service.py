@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class Service:
         readiness: Whether the device answers.
         metrics: What Prometheus reads.
         log: The service's log.
+        following: What is waited for on the event loop, to be logged.
         model: Name of the model in the Open Inference Protocol.
     """
 
@@ -77,6 +79,7 @@ class Service:
     metrics: Metrics
     log: ServiceLog
     model: str
+    following: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def version(self) -> str:

@@ -69,7 +69,7 @@ def test_a_client_pushes_a_plan_and_everybody_sees_which_one_is_at_work(device, 
     assert left(tmp_path / "state") == [new.id]
     said = [json.loads(line) for line in device.log.getvalue().splitlines()]
     assert [one["event"] for one in said if one["event"].startswith("push ")] == [
-        "push begun", "push committed to", "push begun",
+        "push begun", "push committed to", "push ended", "push begun",
     ]  # fmt: skip
 
 
@@ -336,9 +336,12 @@ def test_a_push_in_the_way_of_another_or_of_a_walk_is_refused(plan, new, tmp_pat
             admin.push(other)
         assert http.get(f"{ROUTE}/{view['id']}").json()["outcome"] is None
         http.delete(f"{ROUTE}/{view['id']}")
+        sent(http, new.path)
         admin.switch("C2")
         with pytest.raises(Conflict, match="found C1 → C2 under way"):
             admin.push(new.path)
+        kept = http.get(f"{ROUTE}/{new.id}").json()
+        assert (kept["outcome"], kept["missing"]) == (None, {})  # for the next try
 
 
 def test_without_a_state_directory_or_room_the_client_says_why(plan, new, tmp_path):
@@ -363,18 +366,25 @@ def test_without_a_state_directory_or_room_the_client_says_why(plan, new, tmp_pa
 
 def test_an_answer_that_gets_lost_costs_no_upload(device, new):
     with client(device) as admin:
-        put, lost = admin.channel.put, []
+        lost = []
 
-        def losing(*arguments, **options):
-            answer = put(*arguments, **options)
-            if len(lost) < 2:
-                lost.append(answer)
-                raise Unreachable("the cable")
-            return answer
+        def losing(name, times):
+            ask = getattr(admin.channel, name)
 
-        admin.channel.put = losing
+            def asked(*arguments, **options):
+                answer = ask(*arguments, **options)
+                if lost.count(name) < times:
+                    lost.append(name)
+                    raise Unreachable("the cable")
+                return answer
+
+            setattr(admin.channel, name, asked)
+
+        losing("put", 2)
+        losing("post", 1)
+        losing("get", 1)
         assert admin.push(new.path).outcome == "committed"
-        assert len(lost) == 2
+        assert lost == ["put", "put", "post", "get"]
 
 
 def test_a_client_that_gives_up_leaves_nothing(device, new, tmp_path):

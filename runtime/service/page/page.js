@@ -247,7 +247,7 @@ function listen() {
   const source = device.source = new EventSource("/v1/events");
   source.onopen = () => { at("link").textContent = "live"; at("link").classList.remove("lost"); refresh(); };
   source.onerror = () => { at("link").textContent = "connection lost"; at("link").classList.add("lost"); };
-  for (const kind of ["operation", "decision", "hold", "trigger", "safety", "power", "fault", "gap"]) {
+  for (const kind of ["operation", "decision", "hold", "trigger", "safety", "power", "push", "fault", "gap"]) {
     source.addEventListener(kind, () => refresh());
   }
 }
