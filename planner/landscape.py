@@ -172,9 +172,7 @@ def _shown(entries: Sequence[CandidateEntry]) -> tuple[bool, ...]:
     best: dict[str, CandidateEntry] = {}
     for one in sorted(entries, key=lambda one: (not one.complete, -one.worst_accuracy, one.functional_length)):
         best.setdefault(one.strategy, one)
-    return tuple(
-        one.chosen or on or one is best[one.strategy] for one, on in zip(entries, front(entries), strict=True)
-    )
+    return tuple(one.chosen or on or one is best[one.strategy] for one, on in zip(entries, front(entries), strict=True))
 
 
 def _plane(

@@ -23,7 +23,7 @@ from planner.blocks import EFFECTS, reordered
 from planner.candidates import Candidate, drop_bound, fisher_length, functional_length
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
-from planner.geodesic_path import PASSES, geodesic_paths
+from planner.geodesic_path import geodesic_paths, passes_of
 from planner.network import Network
 from planner.path_search import Record
 from planner.provenance import code_digest
@@ -205,12 +205,14 @@ class Study:
         """Forward passes that a job is expected to take at most."""
         walk = (POSITIONS - 2 + 2 * TEARS) * len(self.samples)
         if job.kind == GEODESICS:
-            passes = self._probe_count(job.variation) * sum(PASSES[name] for name in job.searches)
+            outputs = self.dense.outputs.shape[1]
+            passes = self._probe_count(job.variation) * passes_of(job.searches, job.variation, outputs)
             return len(job.searches) * walk + passes
         if job.variation.order == "steady":
-            rows = sum((self.states[job.ends[0]][name] != self.states[job.ends[1]][name]).sum() for name in
-                       self.table.names)  # fmt: skip
-            return walk + min(EFFECTS, len(self.samples)) * (int(rows) + 2 * len(self.table.names))
+            begin, end = (self.states[mode] for mode in job.ends)
+            rows = sum(int((begin[name] != end[name]).sum()) for name in self.table.names)
+            stages = 3 * len(self.table.names)  # restored units, readers and removed ones of each layer
+            return walk + min(EFFECTS, len(self.samples)) * (rows + 2 * stages)
         return walk
 
     def do(self, job: Job) -> Outcome:
@@ -239,7 +241,7 @@ class Study:
     def _geodesics(self, job: Job, cost: CostMeter) -> list[_Found]:
         """All geodesics of a job that there are."""
         geodesics = geodesic_paths(
-            self.network, self.table.layers, *(self.points[mode] for mode in job.ends),
+            self.network, self.table.layers, self.points[job.ends[0]], self.points[job.ends[1]],
             self._drawn_probes(job.variation), cost, job.variation, job.searches,
         )  # fmt: skip
         start, end = self.states[job.ends[0]], self.states[job.ends[1]]

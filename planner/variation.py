@@ -8,10 +8,10 @@ it, and its name says these and no others. docs/geometry.md has the figures of w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from device_profiles.errors import GeoshiftError
 
@@ -83,7 +83,8 @@ class Variation:
     def acting_on(self, searches: Iterable[str]) -> Variation:
         """The same with whatever acts on none of these at its default."""
         acting = set(searches)
-        return replace(self, **{one.name: one.default for one in fields(self) if not acting & {*_ACTS[one.name]}})
+        idle: dict[str, Any] = {one.name: one.default for one in fields(self) if not acting & {*_ACTS[one.name]}}
+        return replace(self, **idle)
 
     def named(self, kind: str, search: str) -> str:
         """Name of what is found, such as ``geodesic relaxed-line seed=1``."""
@@ -117,28 +118,39 @@ def orders(grid: Sequence[Variation]) -> list[Variation]:
     return sorted({one.acting_on([ORDERED]) for one in grid} - {DEFAULT}, key=str)
 
 
-def crossed(
-    *,
-    beta: Sequence[float] = (),
-    damping: Sequence[float] = (),
-    solver: Sequence[SolverName] = (),
-    metric: Sequence[MetricName] = (),
-    probes: Sequence[int] = (),
-    seed: Sequence[int] = (),
-    order: Sequence[OrderName] = (),
-) -> tuple[Variation, ...]:
-    """Every combination of the values; what is not given stays at its default.
+def crossed(axes: Mapping[str, Sequence[Any] | None]) -> tuple[Variation, ...]:
+    """Every combination of the values of some parameters; the others stay at their defaults.
 
     Raises:
         VariationError: There are more than ``MOST``, or a value is out of range.
     """
-    axes = (beta, damping, solver, metric, probes, seed, order)
-    count = math.prod(max(len(values), 1) for values in axes)
+    given = {one.name: tuple(dict.fromkeys(axes.get(one.name) or ())) or (one.default,) for one in fields(Variation)}
+    count = math.prod(map(len, given.values()))
     if count > MOST:
         raise VariationError(f"study: found {count} combinations, expected at most {MOST}; give fewer values")
-    defaults = (getattr(DEFAULT, one.name) for one in fields(DEFAULT))
-    values = [tuple(dict.fromkeys(given)) or (default,) for given, default in zip(axes, defaults, strict=True)]
-    return tuple(Variation(*chosen) for chosen in product(*values))
+    return tuple(Variation(*chosen) for chosen in product(*given.values()))
+
+
+def grid(study: str, axes: Mapping[str, Sequence[Any] | None]) -> tuple[Variation, ...]:
+    """The variations that were asked for: a study by its name, or every combination of given values.
+
+    Args:
+        study: A name of ``STUDIES``.
+        axes: Values by parameter; None or nothing where none was given.
+
+    Raises:
+        VariationError: There is no such study, both were asked for, or a value is out of range.
+    """
+    if study not in STUDIES:
+        raise VariationError(f"study: found {study!r}, expected {' or '.join(STUDIES)}")
+    named = sorted(name for name, values in axes.items() if values)
+    if not named:
+        return STUDIES[study]
+    if study != "small":
+        raise VariationError(
+            f"study: found {study!r} and values of {', '.join(named)}, expected one or the other; leave --study out"
+        )
+    return crossed(axes)
 
 
 SMALL: Final = (DEFAULT,)
@@ -153,3 +165,4 @@ WIDE: Final = (
     Variation(order="steady"),
 )
 """One parameter at a time, around the default."""
+STUDIES: Final = {"small": SMALL, "wide": WIDE}

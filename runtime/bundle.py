@@ -214,6 +214,7 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
     table = RowTable(layers, tensors, pool)
     states = bundle_parts.fit_states(manifest, table, parts[MODES], root)
     shape, classes = manifest.model.input_shape, len(manifest.labels)
+    canary = unpack(files[CANARY], f"{root}/{CANARY}", shape, classes)
     evaluation = unpack(files[EVALUATION], f"{root}/{EVALUATION}", shape, classes)
     transitions = tuple(
         Transition(
@@ -235,7 +236,7 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
         table=table,
         states=states,
         transitions=transitions,
-        canary=unpack(files[CANARY], f"{root}/{CANARY}", shape, classes),
+        canary=canary,
         evaluation=evaluation,
         files=files,
     )

@@ -110,8 +110,9 @@ def _check_grid(found: Landscape, samples: int, origin: str) -> None:
     numbers = [*chain(*found.loss), *(value for one in points for value in (one.x, one.y, one.away, one.loss))]
     if not all(map(math.isfinite, numbers)):
         raise BundleError(f"{origin}: found a number that is not finite, expected finite ones")
-    if max([*chain(*found.correct), *(point.correct for point in points)]) > found.samples:
-        raise BundleError(f"{origin}: correct: found more right answers than the {found.samples} samples")
+    most = max([*chain(*found.correct), *(point.correct for point in points)])
+    if most > found.samples:
+        raise BundleError(f"{origin}: correct: found {most} right answers, expected at most one for each sample")
 
 
 def _check_paths(found: Landscape, entry: TransitionEntry, origin: str) -> None:
