@@ -28,7 +28,7 @@ PASSES = {"flow": 950, "relaxed-flow": 800, "relaxed-line": 800, "corrected": 13
 and LeNet-300-100 they took up to 877, 671, 599 and 1,069; a waypoint that is hard to correct takes more."""
 TANGENTS = 10
 DUAL = 40
-"""Passes a probe that a tangent in the space of outputs takes beside two for each output; with ten, 54 in all at most."""
+"""Passes a probe of a tangent in the space of outputs, beside two for each output; with ten, 54 in all at most."""
 
 
 @dataclass(frozen=True)

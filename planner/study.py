@@ -24,7 +24,7 @@ from planner.candidates import Candidate, drop_bound, fisher_length, functional_
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
 from planner.geodesic_path import geodesic_paths, passes_of
-from planner.network import Network
+from planner.network import Network, trace
 from planner.path_search import Record
 from planner.provenance import code_digest
 from planner.tail import CannotBound
@@ -260,11 +260,16 @@ class Study:
         start = self.states[job.ends[0]]
         path = strategies.ordered(self.table, start, self.states[job.ends[1]])
         try:
-            chunks = reordered(self.network, self.table, start, path.chunks, self.samples, cost)
+            chunks = reordered(self._traced, self.table, start, path.chunks, self.samples, cost)
         except CannotBound:
             # The effect of a row can be followed through the same networks that can be bounded, and no others.
             return []
         return [_Found(job.name, Compiled(chunks, {}), None, job.variation)]
+
+    @cached_property
+    def _traced(self) -> Network:
+        """The network with the shapes of its nodes, which are lost on the way to another process."""
+        return trace(self.network.module, self.pool[:2])
 
     def _probe_count(self, variation: Variation) -> int:
         return min(variation.probes or self.probes, len(self.pool))
