@@ -27,7 +27,7 @@ from benchmarks.fig2e_paths import Setting, Space, compile_way, end_points, part
 from benchmarks.fig2e_picture import CRITERIA, landscape, picture
 from benchmarks.frame import Claim, Findings, main
 from benchmarks.networks import VGG11_VARIABLE, trained, vgg11
-from planner.candidates import Candidate, choose, drop_bound, functional_length
+from planner.candidates import Candidate, choose, drop_bound, fisher_length, functional_length
 from planner.configuration import Configuration
 from planner.cost import CostMeter
 from planner.datasets import Dataset, load
@@ -130,7 +130,7 @@ def study(setting: Setting, seed: int) -> dict[str, Any]:
         record = {
             "name": candidate.name,
             "functional length": candidate.length,
-            "Fisher length": functional_length([rooted(one) for one in whole]),
+            "Fisher length": fisher_length(whole),
             "end divergence": whole[-1].distance(dense[0]),
             "validation": 100 * (dense[0].accuracy - candidate.worst),
             "held-out worst drop": 100 * (dense[1].accuracy - min(one.accuracy for one in [*there, *lost])),
@@ -184,13 +184,6 @@ def walk(
 def after_pruning(chunks: ChunkList) -> int:
     """Position just after the last unit was zeroed."""
     return int(np.flatnonzero(chunks.new == ZERO)[-1]) + 1
-
-
-def rooted(answers: Answers) -> Answers:
-    """The same answers as 2√p, in which distance is Fisher's."""
-    logits = answers.outputs - answers.outputs.max(axis=1, keepdims=True)
-    shares = np.exp(logits)
-    return Answers(2 * np.sqrt(shares / shares.sum(axis=1, keepdims=True)), answers.right)
 
 
 def choices(records: Sequence[Mapping[str, Any]], product: str) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from benchmarks.fig2e_paths import Space
 from planner.endpoint import EndPoint
+from planner.landscape import Plane
 from runtime.samples import Samples
 
 CRITERIA = ("functional length", "Fisher length", "end divergence", "validation")
@@ -39,7 +40,7 @@ def picture(found: list[dict[str, Any]]) -> Figure:
             axis.set_xscale("symlog", linthresh=0.1)
         axis.legend(fontsize=6.5, title="rank correlation [95 %]", title_fontsize=7)
     regrets(axes.flat[4], found, colors)
-    drawn = next((one["slice"] for one in found if "slice" in one), None)
+    drawn = next((one["slice"] for one in found if one.get("slice") is not None), None)
     if drawn is not None:
         plane(axes.flat[5], drawn)
     figure.suptitle(
@@ -79,26 +80,24 @@ def plane(axis: Any, drawn: Mapping[str, Any]) -> None:
 
 def landscape(
     space: Space, points: Mapping[str, Sequence[Tensor]], ends: Mapping[str, EndPoint], samples: Samples
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Loss over the plane through the dense network, the refitted end and the drift-corrected one, and paths on it.
 
     Paths leave the plane; they are drawn where they lie nearest to it.
     """
     dense, refitted = space.ends(ends["greedy"])
     held = space.configuration.flatten(ends["greedy held"].tensors)
-    across = refitted - dense
-    width = float(across.norm())
-    across = across / width
-    up = held - dense
-    up = up - (up @ across) * across
-    height = float(up.norm())
-    up = up / height
+    laid = Plane.through(*(point.double().numpy() for point in (dense, refitted, held)))
+    if laid is None:  # the correction moved nothing
+        return None
     inputs, labels = torch.from_numpy(samples.inputs), torch.from_numpy(samples.labels)
-    xs = np.linspace(-0.25 * width, 1.25 * width, space.setting.grid)
-    ys = np.linspace(-0.5 * height, 1.5 * height, space.setting.grid)
-    losses = [[loss(space, dense + float(x) * across + float(y) * up, inputs, labels) for x in xs] for y in ys]
+    xs = np.linspace(-0.25 * laid.width, 1.25 * laid.width, space.setting.grid)
+    ys = np.linspace(-0.5 * laid.height, 1.5 * laid.height, space.setting.grid)
+    losses = [
+        [loss(space, torch.from_numpy(laid.at(float(x), float(y))).to(dense), inputs, labels) for x in xs] for y in ys
+    ]
     drawn = {
-        name: [[float((point - dense) @ across), float((point - dense) @ up)] for point in path]
+        name: [list(laid.coordinates(point.double().numpy())[:2]) for point in path]
         for name, path in points.items()
         if name.startswith("greedy")
     }

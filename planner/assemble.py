@@ -15,13 +15,17 @@ from planner.cost import CostMeter
 from planner.datasets import Dataset
 from planner.deploy import Deployment, kept_units
 from planner.endpoint import EndPoint
-from planner.evidence import HeldOut, describe_mode, describe_transition
+from planner.evidence import HeldOut, describe_candidates, describe_mode, describe_transition
+from planner.landscape import LARGEST, SAMPLES, draw
 from planner.network import Network
 from planner.options import Options
 from planner.progress import Progress
 from runtime.bundle import BASE, CANARY, EVALUATION, GRAPH, MODES, ROWS
 from runtime.chunks import ChunkList
+from runtime.evaluation import Evaluator
+from runtime.landscape import encode as encode_landscape
 from runtime.manifest import (
+    CandidateEntry,
     CertificateEntry,
     LayerEntry,
     Manifest,
@@ -91,6 +95,10 @@ def describe_paths(
         if best is not None:
             others["geodesic"] = f"{stem}-geodesic.safetensors"
             files[others["geodesic"]] = alternative_file(best.path, deployed.table, table)
+        candidates = describe_candidates(choice)
+        landscape = _landscape(network, ends, choice, candidates, deployed, held, options)
+        if landscape is not None:
+            files[f"landscapes/{number}-{'-'.join(ends)}.json"] = landscape
         entries.append(
             describe_transition(
                 ends,
@@ -100,9 +108,11 @@ def describe_paths(
                 choice,
                 held,
                 options,
+                candidates=candidates,
                 file=f"{stem}.safetensors",
                 alternatives=others,
                 certificate=_certificate(network, table, deployed.states[ends[0]], adopted[ends], held, options),
+                landscape=None if landscape is None else f"landscapes/{number}-{'-'.join(ends)}.json",
             )
         )
     return tuple(entries), files, table
@@ -119,6 +129,27 @@ def _certificate(
     samples = held.evaluator.samples.take(min(wanted, len(held.evaluator.samples)))
     # Evidence is no part of what planning cost.
     return certify(network, table, start, chunks, samples, cost=CostMeter(), search=Search()).entry()
+
+
+def _landscape(
+    network: Network,
+    ends: tuple[str, str],
+    choice: Choice,
+    candidates: tuple[CandidateEntry, ...],
+    deployed: Deployment,
+    held: HeldOut,
+    options: Options,
+) -> bytes | None:
+    """The candidates over the loss, where the network is small or a picture is asked for."""
+    macs = sum(layer.macs for layer in network.layers)
+    wanted = (SAMPLES if macs <= LARGEST else 0) if options.landscape is None else options.landscape
+    if not wanted:
+        return None
+    # As with a proof, what the evidence takes is no part of what planning cost.
+    evaluator = Evaluator(held.evaluator.session, held.evaluator.samples.take(min(wanted, held.stored)))
+    begin, end = (deployed.states[mode] for mode in ends)
+    found = draw(evaluator, deployed.table, (begin, end), choice, candidates)
+    return None if found is None else encode_landscape(found)
 
 
 def complete(

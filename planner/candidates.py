@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 
 from device_profiles.errors import GeoshiftError
 from planner.path_search import Record
+from planner.variation import Variation
 from runtime.evaluation import Answers
 from runtime.strategies import Compiled
 
@@ -43,6 +44,8 @@ class Candidate:
         complete: Whether all its states were measured; if not, it was given up at one that rules it out, and ``worst``,
             ``bound``, ``divergence`` and ``length`` are over the states up to that one.
         record: How it was found, where geometry found it.
+        fisher_length: Length over the measured states in the softmax Fisher metric.
+        variation: What was varied about it, for geodesics and one-pass writes in another order.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Candidate:
     divergence: float
     complete: bool = True
     record: Record | None = None
+    fisher_length: float | None = None
+    variation: Variation | None = None
 
 
 @dataclass(frozen=True)
@@ -154,3 +159,16 @@ def drop_bound(dense: Answers, other: Answers) -> float:
 def functional_length(path: Sequence[Answers]) -> float:
     """How far the outputs travel along measured states."""
     return float(np.sum([one.distance(other) for one, other in pairwise(path)]))
+
+
+def fisher_length(path: Sequence[Answers]) -> float:
+    """How far the answers travel along measured states in the softmax Fisher metric, see ``planner.fisher``."""
+    return functional_length([rooted(one) for one in path])
+
+
+def rooted(answers: Answers) -> Answers:
+    """The same answers as 2√p, in which distance is Fisher's."""
+    logits = answers.outputs.astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return Answers((2 * np.exp(logits / 2)).astype(np.float32), answers.right)

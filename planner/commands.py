@@ -173,6 +173,27 @@ def plan(
             min=0, help="Epoch-equivalents the plan may cost; longer paths go first. Default 1 for large networks."
         ),
     ] = None,
+    study: Annotated[
+        str,
+        typer.Option(help="Searches of geodesics: small, or wide (each parameter in turn, at several times the cost)."),
+    ] = "small",
+    beta: Annotated[
+        list[float] | None, typer.Option(help="β of the tangents over its natural scale; several are all tried.")
+    ] = None,
+    damping: Annotated[
+        list[float] | None, typer.Option(help="Damping over its natural scale; several are all tried.")
+    ] = None,
+    solver: Annotated[
+        list[str] | None, typer.Option(help="Where tangents are solved for: auto, lanczos, dual.")
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="What geodesics are short in: outputs, fisher.")] = None,
+    probes: Annotated[list[int] | None, typer.Option(min=1, help="Samples that the metric sees.")] = None,
+    probe_seed: Annotated[list[int] | None, typer.Option(min=0, help="Which samples these are.")] = None,
+    order: Annotated[list[str] | None, typer.Option(help="Order of rows in the one-pass write: unit, steady.")] = None,
+    landscape: Annotated[
+        int | None,
+        typer.Option(min=0, help="Test samples to draw paths over the loss with; default 256, large networks 0."),
+    ] = None,
     certify: Annotated[
         int | None,
         typer.Option(min=0, help="Test samples to prove right in every state; default 200, large networks 0."),
@@ -182,7 +203,7 @@ def plan(
 ) -> None:
     """Plan all modes and transitions of a device profile and write the bundle."""
     _require_planner()
-    from planner import checkpoint, models
+    from planner import checkpoint, models, variation
     from planner.options import Options
     from planner.plan import make_plan
     from planner.training import check_selection
@@ -198,6 +219,10 @@ def plan(
             f"`geoshift train --model-def {model_def} --data {data}`",
             param_hint="--weights",
         )
+    axes = {
+        "beta": beta, "damping": damping, "solver": solver, "metric": metric, "probes": probes, "seed": probe_seed,
+        "order": order,
+    }  # fmt: skip
     options = Options(
         seed=seed,
         selection=selection,
@@ -206,6 +231,8 @@ def plan(
         refine=refine,
         shift=shift,
         budget=budget,
+        grid=variation.grid(study, axes),
+        landscape=landscape,
         certified=certify,
         workers=workers,
         cluster=cluster,

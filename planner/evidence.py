@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +16,15 @@ from planner.options import Options
 from planner.path_search import Record
 from runtime.chunks import ChunkList
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.manifest import CandidateEntry, CertificateEntry, ModeEntry, SearchEntry, TransitionEntry, WaypointEntry
+from runtime.manifest import (
+    CandidateEntry,
+    CertificateEntry,
+    ModeEntry,
+    SearchEntry,
+    TransitionEntry,
+    VariationEntry,
+    WaypointEntry,
+)
 from runtime.rows import RowTable, State
 from runtime.samples import Samples
 
@@ -80,9 +88,11 @@ def describe_transition(
     held: HeldOut,
     options: Options,
     *,
+    candidates: tuple[CandidateEntry, ...],
     file: str,
     alternatives: Mapping[str, str],
     certificate: CertificateEntry | None,
+    landscape: str | None,
 ) -> TransitionEntry:
     """Evidence for a transition, in both directions.
 
@@ -94,9 +104,11 @@ def describe_transition(
         choice: What it was chosen from.
         held: Held-out data.
         options: How much to measure.
+        candidates: What it was chosen from, see ``describe_candidates``.
         file: File of the chunk list.
         alternatives: Strategy to the file of its chunk list.
         certificate: What is proved of its states, if a proof was tried.
+        landscape: File of its candidates' paths over the loss, if there is one.
     """
     positions = spread_positions(chunks, table, options.waypoints)
     whole = list(held.evaluator.along(table, start, chunks, positions))
@@ -129,11 +141,17 @@ def describe_transition(
             )
             for position, answers, length in zip(positions, whole, lengths, strict=True)
         ),
-        candidates=tuple(_candidate(one, choice) for one in choice.candidates),
+        candidates=candidates,
         skipped=choice.skipped,
         too_dear=choice.too_dear,
         certificate=certificate,
+        landscape=landscape,
     )
+
+
+def describe_candidates(choice: Choice) -> tuple[CandidateEntry, ...]:
+    """What a path was chosen from, in the order in which it was walked."""
+    return tuple(_candidate(one, choice) for one in choice.candidates)
 
 
 def _candidate(candidate: Candidate, choice: Choice) -> CandidateEntry:
@@ -149,6 +167,8 @@ def _candidate(candidate: Candidate, choice: Choice) -> CandidateEntry:
         worst_accuracy=candidate.worst,
         worst_accuracy_bound=max(candidate.bound, 0.0),
         worst_divergence=candidate.divergence,
+        fisher_length=candidate.fisher_length,
+        variation=None if candidate.variation is None else VariationEntry(**asdict(candidate.variation)),
     )
 
 
@@ -163,6 +183,7 @@ def _search(record: Record | None) -> SearchEntry | None:
         energy_before=record.energy_before,
         energy_after=record.energy_after,
         forward_passes=record.forward_passes,
+        fisher_length=record.fisher_length,
     )
 
 

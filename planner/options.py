@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from planner.variation import SMALL, Variation
+
 SELECTION = 400
 """Suits the 1,297 training digits: fewer would make the bounds wider than the guard, more would leave too few to train
 on. With N samples, a drop of less than about 2.7 / N cannot be told from none."""
@@ -27,6 +29,9 @@ class Options:
             least squares alone.
         shift: Pixels that these images are moved by at random, and mirrored; None to leave them as they are.
         probes: Samples of the pullback metric.
+        grid: How geodesics are searched, and in which orders rows are written; see ``planner.variation``.
+        landscape: Test samples that the loss around each transition's paths is drawn from, of those kept in the bundle;
+            0 for no picture, None for 256 where the network is small.
         certified: Test samples that a proof is tried on for every state of each path; None for 200 where the network
             is small, and none where it is large.
         stored: Test samples kept in the bundle.
@@ -51,6 +56,8 @@ class Options:
     refine: int = 0
     shift: int | None = None
     probes: int = 64
+    grid: tuple[Variation, ...] = SMALL
+    landscape: int | None = None
     certified: int | None = None
     stored: int = 1000
     tested: int = 10_000

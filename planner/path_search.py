@@ -6,18 +6,22 @@ like any other candidate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from planner.correction import CorrectionStatus, corrected_path, led_coordinates
+from planner.dual import Solver
+from planner.fisher import root_probabilities
 from planner.geodesic import Flow, FlowStatus, Metric, flow, functional_length
 from planner.metric import PullbackMetric
 from planner.relaxation import Relaxation, relax, respace
 from planner.tangent import PAPER_RADIUS
+from planner.variation import SEARCHES
 
 T = TypeVar("T")
 
@@ -50,7 +54,9 @@ class Record:
         between_before: Energy with midpoints inserted, before.
         between_after: The same after; far above the energy if something hides between the waypoints.
         inserted: Waypoints inserted where the functional middle of a leg was far off.
-        length: Functional length over the points, in output units, on the probes.
+        length: Length over the points on the probes, in the metric that was searched in: functional length, in output
+            units, or Fisher length.
+        fisher_length: Length in the softmax Fisher metric over the same.
         forward_passes: What the search cost, see ``CostMeter``.
     """
 
@@ -64,6 +70,7 @@ class Record:
     between_after: float | None
     inserted: int
     length: float
+    fisher_length: float
     forward_passes: int
 
 
@@ -72,7 +79,7 @@ class FoundPath:
     """Waypoints between two ends and how they were found.
 
     Attributes:
-        name: What found them: ``flow``, ``relaxed-flow``, ``relaxed-line`` or ``corrected``.
+        name: What found them, one of ``variation.SEARCHES``.
         points: w_0 … w_K, each [n]; the ends are the ones given.
         record: How it went.
     """
@@ -89,8 +96,12 @@ def search_paths(
     *,
     legs: int = LEGS,
     beta: float = 1.0,
+    damping: float = 1.0,
+    solver: Solver = Solver.AUTO,
     iterations: int = ITERATIONS,
     led: Tensor | None = None,
+    wanted: Collection[str] = SEARCHES,
+    fisher: bool = False,
 ) -> list[FoundPath]:
     """Every kind of path between two networks.
 
@@ -101,9 +112,13 @@ def search_paths(
         legs: Legs of each path, before waypoints are inserted.
         beta: β of eq. (5), over its natural scale at the start: with 1, progress along the straight line counts as much
             as the functional change that it costs.
+        damping: ε of the relaxation and δ of the correction, over the ε with which weights weigh as much as outputs.
+        solver: Where the flow's tangents are solved for.
         iterations: Largest Krylov space of a tangent, and most steps of each relaxation.
         led: Coordinates whose progress the corrected path prescribes; `correction.led_coordinates` by default,
             and where there are none (a restore, a fine-tuned end), there is no corrected path.
+        wanted: Which kinds.
+        fisher: Whether the metric reads 2√p already, so that its lengths are Fisher's.
 
     Returns:
         The paths, always in the same order; nothing where the ends agree.
@@ -113,17 +128,23 @@ def search_paths(
     """
     if torch.equal(start, stop):
         return []
-    epsilon = natural_epsilon(metric, start, stop)
-    flowed, cost = _counted(metric, lambda: follow(metric, start, stop, beta=beta, iterations=iterations))
-    spaced = respace(metric, flowed.points, epsilon=epsilon, legs=legs)
-    line = straight(start, stop, legs)
-    found = [FoundPath("flow", spaced, _of_flow(metric, flowed, spaced, cost))]
-    for name, first in (("relaxed-flow", spaced), ("relaxed-line", line)):
-        before = cost if name == "relaxed-flow" else 0
-        found.append(_relaxed(metric, name, first, epsilon=epsilon, iterations=iterations, before=before))
+    epsilon = damping * natural_epsilon(metric, start, stop)
+    shape = _Shape(metric, epsilon, legs, iterations, fisher)
+    found: list[FoundPath] = []
+    if not {"flow", "relaxed-flow"}.isdisjoint(wanted):
+        flowed, cost = _counted(
+            metric, lambda: follow(metric, start, stop, beta=beta, iterations=iterations, solver=solver)
+        )
+        spaced = respace(metric, flowed.points, epsilon=epsilon, legs=legs)
+        if "flow" in wanted:
+            found.append(shape.of_flow(flowed, spaced, cost))
+        if "relaxed-flow" in wanted:
+            found.append(shape.relaxed("relaxed-flow", spaced, before=cost))
+    if "relaxed-line" in wanted:
+        found.append(shape.relaxed("relaxed-line", straight(start, stop, legs), before=0))
     moving = led_coordinates(start, stop) if led is None else led
-    if bool(moving.any()) and not bool(moving.all()):
-        found.append(_corrected(metric, start, stop, moving, epsilon=epsilon, legs=legs, iterations=iterations))
+    if "corrected" in wanted and bool(moving.any()) and not bool(moving.all()):
+        found.append(shape.corrected(start, stop, moving))
     return found
 
 
@@ -138,7 +159,15 @@ def straight(start: Tensor, stop: Tensor, legs: int) -> tuple[Tensor, ...]:
     return (start, *(torch.lerp(start, stop, leg / legs) for leg in range(1, legs)), stop)
 
 
-def follow(metric: Metric, start: Tensor, stop: Tensor, *, beta: float = 1.0, iterations: int = ITERATIONS) -> Flow:
+def follow(
+    metric: Metric,
+    start: Tensor,
+    stop: Tensor,
+    *,
+    beta: float = 1.0,
+    iterations: int = ITERATIONS,
+    solver: Solver = Solver.AUTO,
+) -> Flow:
     """The paper's flow, with β over its natural scale: where eq. (5)'s two terms weigh the same on the straight line.
 
     That scale is β Δ = Δ² ⟨v, v⟩_g for the unit vector v towards the stop.
@@ -146,7 +175,9 @@ def follow(metric: Metric, start: Tensor, stop: Tensor, *, beta: float = 1.0, it
     way = (stop - start) / torch.linalg.vector_norm(stop - start)
     # An end that the outputs do not tell from the start leaves no scale; any positive one is the straight line.
     scale = PAPER_RADIUS * float(metric.at(start).inner(way, way)) or 1.0
-    return flow(metric, start, stop, beta=beta * scale, step=STEP, max_steps=10, max_iterations=iterations)
+    return flow(
+        metric, start, stop, beta=beta * scale, step=STEP, max_steps=10, max_iterations=iterations, solver=solver
+    )
 
 
 def with_insertions(
@@ -188,93 +219,97 @@ def _middle(
     return middle, seen, bend / chord if chord else 0.0
 
 
-def _relaxed(
-    metric: PullbackMetric,
-    name: str,
-    first: tuple[Tensor, ...],
-    *,
-    epsilon: float,
-    iterations: int,
-    before: int,
-) -> FoundPath:
-    """Relax; insert waypoints where the middle of a leg is off; relax again if any were."""
+@dataclass(frozen=True)
+class _Shape:
+    """What all searches between two ends share."""
 
-    def search() -> tuple[Relaxation, tuple[Tensor, ...], int]:
-        found = relax(metric, first, epsilon=epsilon, iterations=iterations)
-        finer = with_insertions(metric, found.points, most=2 * (len(first) - 1))
-        inserted = len(finer) - len(found.points)
-        if inserted:
-            found = relax(metric, finer, epsilon=epsilon, iterations=iterations)
-        return found, found.points, inserted
+    metric: PullbackMetric
+    epsilon: float
+    legs: int
+    iterations: int
+    fisher: bool
 
-    (found, points, inserted), cost = _counted(metric, search)
-    record = Record(
-        status=found.status.name,
-        advice=found.status.value,
-        unsolved=0,
-        steps=found.iterations,
-        energy_before=found.energy_before,
-        energy_after=found.energy_after,
-        between_before=found.between_before,
-        between_after=found.between_after,
-        inserted=inserted,
-        length=_length(metric, points),
-        forward_passes=before + cost,
-    )
-    return FoundPath(name, points, record)
+    def of_flow(self, flowed: Flow, spaced: tuple[Tensor, ...], cost: int) -> FoundPath:
+        """The flow, at as many waypoints as the others have."""
+        status: FlowStatus = flowed.status
+        record = self._record(
+            spaced, status=status, unsolved=flowed.unsolved, steps=len(flowed.points) - 2, forward_passes=cost
+        )
+        return FoundPath("flow", spaced, record)
 
+    def relaxed(self, name: str, first: tuple[Tensor, ...], *, before: int) -> FoundPath:
+        """Relax; insert waypoints where the middle of a leg is off; relax again if any were."""
 
-def _corrected(
-    metric: PullbackMetric,
-    start: Tensor,
-    stop: Tensor,
-    led: Tensor,
-    *,
-    epsilon: float,
-    legs: int,
-    iterations: int,
-) -> FoundPath:
-    found, cost = _counted(
-        metric,
-        lambda: corrected_path(
-            metric, start, stop, legs=legs, damping=DAMPING_SHARE * epsilon, led=led, max_iterations=iterations
-        ),
-    )
-    record = Record(
-        status=found.status.name,
-        advice=found.status.value,
-        unsolved=sum(one.status is not CorrectionStatus.CONVERGED for one in found.corrections),
-        steps=sum(one.steps for one in found.corrections),
-        energy_before=None,
-        energy_after=None,
-        between_before=None,
-        between_after=None,
-        inserted=0,
-        length=_length(metric, found.points),
-        forward_passes=cost,
-    )
-    return FoundPath("corrected", found.points, record)
+        def search() -> tuple[Relaxation, int]:
+            found = relax(self.metric, first, epsilon=self.epsilon, iterations=self.iterations)
+            finer = with_insertions(self.metric, found.points, most=2 * (len(first) - 1))
+            inserted = len(finer) - len(found.points)
+            if inserted:
+                found = relax(self.metric, finer, epsilon=self.epsilon, iterations=self.iterations)
+            return found, inserted
 
+        (found, inserted), cost = _counted(self.metric, search)
+        record = self._record(
+            found.points,
+            status=found.status,
+            steps=found.iterations,
+            energy_before=found.energy_before,
+            energy_after=found.energy_after,
+            between_before=found.between_before,
+            between_after=found.between_after,
+            inserted=inserted,
+            forward_passes=before + cost,
+        )
+        return FoundPath(name, found.points, record)
 
-def _of_flow(metric: PullbackMetric, flowed: Flow, spaced: tuple[Tensor, ...], cost: int) -> Record:
-    status: FlowStatus = flowed.status
-    return Record(
-        status=status.name,
-        advice=status.value,
-        unsolved=flowed.unsolved,
-        steps=len(flowed.points) - 2,
-        energy_before=None,
-        energy_after=None,
-        between_before=None,
-        between_after=None,
-        inserted=0,
-        length=_length(metric, spaced),
-        forward_passes=cost,
-    )
+    def corrected(self, start: Tensor, stop: Tensor, led: Tensor) -> FoundPath:
+        """Lead some coordinates, and let the others make up for it."""
+        found, cost = _counted(
+            self.metric,
+            lambda: corrected_path(
+                self.metric, start, stop, legs=self.legs, damping=DAMPING_SHARE * self.epsilon, led=led,
+                max_iterations=self.iterations,
+            ),
+        )  # fmt: skip
+        record = self._record(
+            found.points,
+            status=found.status,
+            unsolved=sum(one.status is not CorrectionStatus.CONVERGED for one in found.corrections),
+            steps=sum(one.steps for one in found.corrections),
+            forward_passes=cost,
+        )
+        return FoundPath("corrected", found.points, record)
 
-
-def _length(metric: PullbackMetric, points: Sequence[Tensor]) -> float:
-    return functional_length([metric.outputs(point) for point in points])
+    def _record(
+        self,
+        points: Sequence[Tensor],
+        *,
+        status: Enum,
+        steps: int,
+        forward_passes: int,
+        unsolved: int = 0,
+        energy_before: float | None = None,
+        energy_after: float | None = None,
+        between_before: float | None = None,
+        between_after: float | None = None,
+        inserted: int = 0,
+    ) -> Record:
+        outputs = [self.metric.outputs(point) for point in points]
+        length = functional_length(outputs)
+        return Record(
+            status=status.name,
+            advice=status.value,
+            unsolved=unsolved,
+            steps=steps,
+            energy_before=energy_before,
+            energy_after=energy_after,
+            between_before=between_before,
+            between_after=between_after,
+            inserted=inserted,
+            length=length,
+            fisher_length=length if self.fisher else functional_length([root_probabilities(one) for one in outputs]),
+            forward_passes=forward_passes,
+        )
 
 
 def _counted(metric: PullbackMetric, search: Callable[[], T]) -> tuple[T, int]:

@@ -283,7 +283,8 @@ def _choose_paths(
         threads=max(1, (os.cpu_count() or 1) // options.workers),
         torch_threads=torch.get_num_threads(),
         samples=data.selection.take(options.walked),
-        probes=_tensor(data.fit.take(options.probes)),
+        pool=_tensor(data.fit),
+        probes=options.probes,
         max_drop=profile.guard.max_drop_points / 100,
         seed=options.seed,
     )
@@ -294,6 +295,7 @@ def _choose_paths(
             profile.transitions,
             pool,
             share,
+            grid=options.grid,
             store=None if options.work is None else Store(options.work, study.digest),
             every_candidate=options.every_candidate,
             budget=_budget(network, data, options),

@@ -18,6 +18,7 @@ from planner.executors import Share
 from planner.progress import Progress
 from planner.store import Store
 from planner.study import GEODESICS, SEATED, Ends, Job, Outcome, Rival, Study
+from planner.variation import ORDERED, SMALL, Variation, distinct, orders
 
 STEPS = (4, 10)
 """Points of the ramps and lines considered. On a network of 300 hidden units a ramp of 21 points was no better than
@@ -29,7 +30,9 @@ ROUNDS: tuple[tuple[str, ...], ...] = (
     (*(f"{strategy} {steps}" for steps in STEPS for strategy in ("ramp", "linear")), GEODESICS),
 )
 """Kinds of paths by what they write: one pass in the order that should harm least, one pass in other orders, two
-passes by way of free seats, longer ones. Jobs of one round do not depend on each other."""
+passes by way of free seats, longer ones. Jobs of one round do not depend on each other. Orders of rows that a grid of
+variations has join the second, its geodesics the last."""
+ORDERS = 1
 
 
 def choose_paths(
@@ -38,6 +41,7 @@ def choose_paths(
     executor: Executor,
     share: Share,
     *,
+    grid: Sequence[Variation] = SMALL,
     store: Store | None = None,
     every_candidate: bool,
     budget: int | None = None,
@@ -51,6 +55,7 @@ def choose_paths(
         transitions: Modes each path leads between.
         executor: Runs the jobs.
         share: Makes the study available to the executor's workers.
+        grid: How geodesics are searched, and in which orders rows are written.
         store: Keeps finished jobs, and has those of an earlier run.
         every_candidate: Whether to walk those that cannot be chosen any more, to compare them.
         budget: Forward passes up to which ``cost`` may rise: a job that would take more than what is left then is not
@@ -66,22 +71,21 @@ def choose_paths(
     found: dict[Ends, list[Candidate]] = {ends: [] for ends in transitions}
     skipped: dict[Ends, tuple[str, ...]] = dict.fromkeys(transitions, ())
     too_dear: dict[Ends, tuple[str, ...]] = dict.fromkeys(transitions, ())
-    for round_, kinds in enumerate(ROUNDS):
+    for round_ in range(len(ROUNDS)):
         rivals = {ends: _best(study, found[ends]) for ends in transitions}
         jobs: list[Job] = []
         left = math.inf if budget is None or round_ == 0 else budget - cost.forward_passes
         for ends in transitions:
+            own = _jobs(study, ends, round_, grid, not every_candidate, rivals[ends])
             if not every_candidate and _unbeatable(study, ends, rivals[ends]):
-                skipped[ends] += tuple(kind for kind in kinds if kind != SEATED or ends in study.ways)
+                skipped[ends] += tuple(job.name for job in own)
                 continue
-            for kind in kinds:
-                if kind == SEATED and ends not in study.ways:
-                    continue
-                if (price := study.price(kind)) <= left:
+            for job in own:
+                if (price := study.price(job)) <= left:
                     left -= price
-                    jobs.append(Job(ends, kind, not every_candidate, rivals[ends]))
+                    jobs.append(job)
                 else:
-                    too_dear[ends] += (kind,)
+                    too_dear[ends] += (job.name,)
         if jobs:
             progress.stage(f"Paths, round {round_ + 1} of at most {len(ROUNDS)}", len(jobs))
         for job, outcome in zip(jobs, _run(executor, shared, jobs, store, progress), strict=True):
@@ -91,6 +95,22 @@ def choose_paths(
         ends: choose(found[ends], study.dense, study.max_drop, " → ".join(ends), skipped[ends], too_dear[ends])
         for ends in transitions
     }
+
+
+def _jobs(
+    study: Study, ends: Ends, round_: int, grid: Sequence[Variation], race: bool, rival: Rival | None
+) -> list[Job]:
+    """All jobs of a round for one transition."""
+    found = [
+        Job(ends, kind, race, rival)
+        for kind in ROUNDS[round_]
+        if kind != GEODESICS and (kind != SEATED or ends in study.ways)
+    ]
+    if round_ == ORDERS:
+        found += [Job(ends, ORDERED, race, rival, variation, ()) for variation in orders(grid)]
+    if GEODESICS in ROUNDS[round_]:
+        found += [Job(ends, GEODESICS, race, rival, *searched) for searched in distinct(grid)]
+    return found
 
 
 def _run(executor: Executor, shared: Any, jobs: Sequence[Job], store: Store, progress: Progress) -> list[Outcome]:

@@ -21,10 +21,13 @@ from device_profiles.errors import GeoshiftError
 from planner.candidates import Candidate
 from planner.path_search import Record
 from planner.study import Job, Outcome
+from planner.variation import Variation
 from runtime.chunks import ChunkList
 from runtime.strategies import Compiled
 
-_MEASURED = ("name", "strategy", "bytes_written", "length", "worst", "bound", "divergence", "complete")
+_MEASURED = (
+    "name", "strategy", "bytes_written", "length", "worst", "bound", "divergence", "complete", "fisher_length",
+)  # fmt: skip
 _CHUNKS = ("layer", "row", "old", "new")
 
 
@@ -81,6 +84,7 @@ class Store:
                     **{name: getattr(one, name) for name in _MEASURED},
                     "layers": one.path.chunks.layers,
                     "record": None if one.record is None else asdict(one.record),
+                    "variation": None if one.variation is None else asdict(one.variation),
                 }
                 for one in outcome.candidates
             ],
@@ -102,4 +106,7 @@ def _candidate(number: int, said: dict[str, Any], arrays: Mapping[str, NDArray[A
     rows = {name.removeprefix("rows/"): array for name, array in own.items() if name.startswith("rows/")}
     chunks = ChunkList(tuple(said["layers"]), *(own[name] for name in _CHUNKS))
     record = None if said["record"] is None else Record(**said["record"])
-    return Candidate(path=Compiled(chunks, rows), record=record, **{name: said[name] for name in _MEASURED})
+    variation = None if said["variation"] is None else Variation(**said["variation"])
+    return Candidate(
+        path=Compiled(chunks, rows), record=record, variation=variation, **{name: said[name] for name in _MEASURED}
+    )

@@ -1,8 +1,8 @@
 """A study: candidate paths walked on the selection split, job by job.
 
-A study is everything that walking needs, and can be sent to another process; a job names one transition and one kind of
-path. What a job returns depends on the study and the job alone, so that the same study makes the same plan wherever its
-jobs run.
+A study is everything that walking needs, and can be sent to another process; a job names one transition, one kind of
+path, and what is varied about it. What a job returns depends on the study and the job alone, so that the same study
+makes the same plan wherever its jobs run.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from planner.candidates import Candidate, drop_bound, functional_length
+from planner.blocks import EFFECTS, reordered
+from planner.candidates import Candidate, drop_bound, fisher_length, functional_length
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
-from planner.geodesic_path import PASSES, SEARCHES, geodesic_paths
-from planner.network import Network
+from planner.geodesic_path import geodesic_paths, passes_of
+from planner.network import Network, trace
 from planner.path_search import Record
 from planner.provenance import code_digest
+from planner.tail import CannotBound
 from planner.threads import threads
+from planner.variation import DEFAULT, ORDERED, SEARCHES, Variation
 from runtime import strategies
 from runtime.chunks import ChunkList
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
@@ -42,7 +46,7 @@ TEARS = 3
 Ends = tuple[str, str]
 
 ONE_PASS: Mapping[str, Callable[[RowTable, State, State], Compiled]] = {
-    "ordered": strategies.ordered,
+    ORDERED: strategies.ordered,
     "zero-first": strategies.zero_first,
     "naive": strategies.naive,
 }
@@ -74,18 +78,27 @@ class Job:
 
     Attributes:
         ends: Modes it leads between.
-        kind: Strategy, and its steps where it takes any: ``ordered``, ``ramp 4``; ``geodesic`` for all geodesics.
+        kind: Strategy, and its steps where it takes any: ``ordered``, ``ramp 4``; ``geodesic`` for geodesics.
         race: Whether a path is given up at the first state that rules it out.
         rival: What it has to replace; None where nothing else is feasible yet.
+        variation: How geodesics are searched, and how the rows of the one-pass write are ordered.
+        searches: Which geodesics; those that the variation does not act on are another job's.
     """
 
     ends: Ends
     kind: str
     race: bool = True
     rival: Rival | None = None
+    variation: Variation = DEFAULT
+    searches: tuple[str, ...] = SEARCHES
+
+    @property
+    def name(self) -> str:
+        """Kind and variation."""
+        return f"{self.kind} {self.variation}".rstrip()
 
     def __str__(self) -> str:
-        return f"{' → '.join(self.ends)}: {self.kind}"
+        return f"{' → '.join(self.ends)}: {self.name}"
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,15 @@ class Outcome:
 
     candidates: tuple[Candidate, ...]
     forward_passes: int
+
+
+class _Found(NamedTuple):
+    """A path to be walked."""
+
+    name: str
+    path: Compiled
+    record: Record | None = None
+    variation: Variation | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,8 @@ class Study:
         threads: Threads of ONNX Runtime in each worker; they do not change an answer.
         torch_threads: Threads of PyTorch in each worker; they may change the last bits of a geodesic.
         samples: Selection samples that paths are walked on.
-        probes: Inputs of the pullback metric.
+        pool: Inputs that the pullback metric's probes are drawn from.
+        probes: How many it sees; those of seed 0 are the first.
         max_drop: Accepted drop against the dense network, as a fraction.
         seed: Seed of the torn states.
     """
@@ -131,7 +154,8 @@ class Study:
     threads: int
     torch_threads: int
     samples: Samples
-    probes: Tensor
+    pool: Tensor
+    probes: int
     max_drop: float
     seed: int
 
@@ -144,9 +168,12 @@ class Study:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that an outcome depends on."""
-        said = self.network.module, self.states.keys(), self.max_drop, self.seed, self.torch_threads, code_digest()
+        said = (
+            self.network.module, self.states.keys(), self.probes, self.max_drop, self.seed, self.torch_threads,
+            code_digest(),
+        )  # fmt: skip
         found = hashlib.sha256(repr(said).encode())
-        tensors: list[NDArray[Any]] = [self.probes.numpy(), self.samples.inputs, self.samples.labels]
+        tensors: list[NDArray[Any]] = [self.pool.numpy(), self.samples.inputs, self.samples.labels]
         for mode, end in self.points.items():
             tensors += [tensor.numpy() for tensor in end.tensors.values()]
             tensors += [self.states[mode][name] for name in self.table.names]
@@ -174,38 +201,90 @@ class Study:
         """Answers of the dense network."""
         return Evaluator(self.session, self.samples).at(self.table, self.table.dense())
 
-    def price(self, kind: str) -> int:
-        """Forward passes that a job of a kind is expected to take at most."""
+    def price(self, job: Job) -> int:
+        """Forward passes that a job is expected to take at most."""
         walk = (POSITIONS - 2 + 2 * TEARS) * len(self.samples)
-        return SEARCHES * walk + PASSES * len(self.probes) if kind == GEODESICS else walk
+        if job.kind == GEODESICS:
+            outputs = self.dense.outputs.shape[1]
+            passes = self._probe_count(job.variation) * passes_of(job.searches, job.variation, outputs)
+            return len(job.searches) * walk + passes
+        if job.variation.order == "steady":
+            begin, end = (self.states[mode] for mode in job.ends)
+            rows = sum(int((begin[name] != end[name]).sum()) for name in self.table.names)
+            stages = 3 * len(self.table.names)  # restored units, readers and removed ones of each layer
+            return walk + min(EFFECTS, len(self.samples)) * (rows + 2 * stages)
+        return walk
 
     def do(self, job: Job) -> Outcome:
         """Find the paths of a job and walk them."""
         cost = CostMeter()
         with threads(self.torch_threads):
             compiled = self._compile(job, cost)
-        found = tuple(self._walk(job, name, path, record, cost) for name, (path, record) in compiled.items())
+        found = tuple(self._walk(job, *one, cost) for one in compiled)
         return Outcome(found, cost.forward_passes)
 
-    def _compile(self, job: Job, cost: CostMeter) -> dict[str, tuple[Compiled, Record | None]]:
+    def _compile(self, job: Job, cost: CostMeter) -> list[_Found]:
         start, end = self.states[job.ends[0]], self.states[job.ends[1]]
+        if job.kind == ORDERED and job.variation.order == "steady":
+            return self._steady(job, cost)
         if job.kind in ONE_PASS:
-            return {job.kind: (ONE_PASS[job.kind](self.table, start, end), None)}
+            return [_Found(job.kind, ONE_PASS[job.kind](self.table, start, end))]
         if job.kind == SEATED:
             stop = self.ways[job.ends]
             chunks = [strategies.ordered(self.table, *leg).chunks for leg in ((start, stop), (stop, end))]
-            return {SEATED: (Compiled(ChunkList.join(chunks), {}), None)}
+            return [_Found(SEATED, Compiled(ChunkList.join(chunks), {}))]
         strategy, _, steps = job.kind.partition(" ")
         if strategy in IN_STEPS:
-            return {job.kind: (IN_STEPS[strategy](self.table, start, end, int(steps)), None)}
-        begin, stop = self.points[job.ends[0]], self.points[job.ends[1]]
-        geodesics = geodesic_paths(self.network, self.table.layers, begin, stop, self.probes, cost)
-        return {
-            f"{GEODESICS} {name}": (strategies.waypoints(self.table, start, end, found.points), found.record)
-            for name, found in geodesics.items()
-        }
+            return [_Found(job.kind, IN_STEPS[strategy](self.table, start, end, int(steps)))]
+        return self._geodesics(job, cost)
 
-    def _walk(self, job: Job, name: str, path: Compiled, record: Record | None, cost: CostMeter) -> Candidate:
+    def _geodesics(self, job: Job, cost: CostMeter) -> list[_Found]:
+        """All geodesics of a job that there are."""
+        geodesics = geodesic_paths(
+            self.network, self.table.layers, self.points[job.ends[0]], self.points[job.ends[1]],
+            self._drawn_probes(job.variation), cost, job.variation, job.searches,
+        )  # fmt: skip
+        start, end = self.states[job.ends[0]], self.states[job.ends[1]]
+        return [
+            _Found(
+                job.variation.named(f"{GEODESICS} {search}", search),
+                strategies.waypoints(self.table, start, end, found.points),
+                found.record,
+                job.variation.acting_on([search]),
+            )
+            for search, found in geodesics.items()
+        ]
+
+    def _steady(self, job: Job, cost: CostMeter) -> list[_Found]:
+        """The one-pass write in an order in which the outputs move steadily; none where that cannot be followed."""
+        start = self.states[job.ends[0]]
+        path = strategies.ordered(self.table, start, self.states[job.ends[1]])
+        try:
+            chunks = reordered(self._traced, self.table, start, path.chunks, self.samples, cost)
+        except CannotBound:
+            # The effect of a row can be followed through the same networks that can be bounded, and no others.
+            return []
+        return [_Found(job.name, Compiled(chunks, {}), None, job.variation)]
+
+    @cached_property
+    def _traced(self) -> Network:
+        """The network with the shapes of its nodes, which are lost on the way to another process."""
+        return trace(self.network.module, self.pool[:2])
+
+    def _probe_count(self, variation: Variation) -> int:
+        return min(variation.probes or self.probes, len(self.pool))
+
+    def _drawn_probes(self, variation: Variation) -> Tensor:
+        """Inputs that the metric of a variation sees."""
+        count = self._probe_count(variation)
+        if variation.seed == 0:
+            return self.pool[:count]
+        drawn = np.random.default_rng([self.seed, variation.seed]).permutation(len(self.pool))[:count]
+        return self.pool[torch.from_numpy(drawn)]
+
+    def _walk(
+        self, job: Job, name: str, path: Compiled, record: Record | None, variation: Variation | None, cost: CostMeter
+    ) -> Candidate:
         """Measure a path's states in a fixed order, until one rules it out."""
         table = path.table(self.table)
         written = path.chunks.total_bytes(table)
@@ -225,11 +304,13 @@ class Study:
             path=path,
             bytes_written=written,
             length=functional_length(whole),
+            fisher_length=fisher_length(whole),
             worst=min(answers.accuracy for answers in measured),
             bound=self.dense.accuracy - max(drop_bound(self.dense, answers) for answers in measured),
             divergence=max(answers.distance(self.dense) for answers in measured),
             complete=complete,
             record=record,
+            variation=variation,
         )
 
     def _states(

@@ -18,11 +18,13 @@ import msgspec
 
 from device_profiles import Profile, loader
 from runtime import bundle_files, bundle_parts
+from runtime import landscape as landscapes
 from runtime import manifest as schema
 from runtime.bundle_files import MANIFEST, SIGNATURE
 from runtime.bundle_parts import BASE, MODES
 from runtime.chunks import ChunkList
 from runtime.errors import BundleError, UnknownMode
+from runtime.landscape import Landscape
 from runtime.manifest import FileEntry, Manifest, ModeEntry, TransitionEntry
 from runtime.rows import Floats, RowTable, State
 from runtime.samples import Samples, unpack
@@ -36,10 +38,11 @@ EVALUATION: Final = "eval.npz"
 
 @dataclass(frozen=True)
 class Transition:
-    """A directed move with its stored chunk list."""
+    """A directed move with its stored chunk list, and the picture of its candidates if there is one."""
 
     entry: TransitionEntry
     chunks: ChunkList
+    landscape: Landscape | None = None
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -253,6 +256,7 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
     """Parse verified bytes and check that all parts fit each other."""
     named = {GRAPH, BASE, ROWS, MODES, CANARY, EVALUATION, *(mode.graph for mode in manifest.modes)}
     named |= {name for move in manifest.transitions for name in (move.path, *move.alternatives.values())}
+    named |= {move.landscape for move in manifest.transitions if move.landscape is not None}
     listed = set(files) - {MANIFEST, SIGNATURE}
     if named != listed:
         odd = min(named ^ listed)
@@ -265,11 +269,19 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
     bundle_parts.fit_pool(pool, layers, f"{root}/{ROWS}")
     table = RowTable(layers, tensors, pool)
     states = bundle_parts.fit_states(manifest, table, parts[MODES], root)
+    shape, classes = manifest.model.input_shape, len(manifest.labels)
+    canary = unpack(files[CANARY], f"{root}/{CANARY}", shape, classes)
+    evaluation = unpack(files[EVALUATION], f"{root}/{EVALUATION}", shape, classes)
     transitions = tuple(
-        Transition(entry, bundle_parts.read_path(entry, table, states, files[entry.path], root))
+        Transition(
+            entry,
+            bundle_parts.read_path(entry, table, states, files[entry.path], root),
+            None
+            if entry.landscape is None
+            else landscapes.decode(files[entry.landscape], entry, len(evaluation), f"{root}/{entry.landscape}"),
+        )
         for entry in manifest.transitions
     )
-    shape = manifest.model.input_shape
     return Bundle(
         path=root,
         manifest=manifest,
@@ -280,7 +292,7 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
         table=table,
         states=states,
         transitions=transitions,
-        canary=unpack(files[CANARY], f"{root}/{CANARY}", shape, len(manifest.labels)),
-        evaluation=unpack(files[EVALUATION], f"{root}/{EVALUATION}", shape, len(manifest.labels)),
+        canary=canary,
+        evaluation=evaluation,
         files=files,
     )

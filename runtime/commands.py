@@ -55,6 +55,7 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
         return
     out.print(_modes_table(data))
     out.print(_transitions_table(data))
+    out.print(_candidates_table(data))
     out.print(
         f"{data['size_bytes'] / 1e3:,.0f} kB on disk (dense weights {data['dense_bytes'] / 1e3:,.0f} kB), planned in "
         f"{data['seconds']:.1f} s and {data['epoch_equivalents']:.2f} epoch-equivalents; release {data['release']}, "
@@ -187,6 +188,30 @@ def _transitions_table(data: dict[str, Any]) -> Table:
             f"{move['bytes_written'] / 1e3:,.1f} kB",
             f"{move['functional_length']:.3f}",
         )
+    return table
+
+
+def _candidates_table(data: dict[str, Any]) -> Table:
+    table = Table(
+        "transition", "path", "", "worst state", "bound", "written", "functional", "Fisher", "relaxed Fisher",
+        title="Candidates (▸ chosen, ◆ Pareto front of bytes and worst state, ✗ not feasible; lengths)",
+        title_justify="left", box=None,
+    )  # fmt: skip
+    for move in data["transitions"]:
+        name = f"{move['from']} → {move['to']}"
+        for one in move["candidates"]:
+            marks = ("▸" if one["chosen"] else "") + ("◆" if one["front"] else "") + ("" if one["feasible"] else "✗")
+            table.add_row(
+                plain(name),
+                plain(one["name"]),
+                marks,
+                f"{one['worst_accuracy']:.2%}",
+                f"{one['worst_accuracy_bound']:.2%}",
+                f"{one['bytes_written'] / 1e3:,.1f} kB",
+                f"{one['functional_length']:.3f}",
+                *("-" if one[key] is None else f"{one[key]:.3f}" for key in ("fisher_length", "relaxed_fisher_length")),
+            )
+            name = ""
     return table
 
 

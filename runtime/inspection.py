@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from runtime.bundle import Bundle
+from runtime.candidates import front, lengths
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
@@ -63,15 +64,23 @@ def summary(bundle: Bundle) -> dict[str, Any]:
                         "name": one.name,
                         "strategy": one.strategy,
                         "feasible": one.feasible,
+                        "complete": one.complete,
                         "chosen": one.chosen,
+                        "front": on_front,
                         "worst_accuracy": one.worst_accuracy,
                         "worst_accuracy_bound": one.worst_accuracy_bound,
                         "worst_divergence": one.worst_divergence,
                         "bytes_written": one.bytes_written,
                         "functional_length": one.functional_length,
+                        "fisher_length": lengths(one)[0],
+                        "relaxed_fisher_length": lengths(one)[1],
+                        "variation": None if one.variation is None else msgspec.to_builtins(one.variation),
                     }
-                    for one in move.entry.candidates
+                    for one, on_front in zip(move.entry.candidates, front(move.entry.candidates), strict=True)
                 ],
+                "skipped": list(move.entry.skipped),
+                "too_dear": list(move.entry.too_dear),
+                "landscape": move.entry.landscape,
             }
             for move in bundle.transitions
         ],

@@ -21,6 +21,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?![\s\S])"
 Count = Annotated[int, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?![\s\S])")]
 
 
@@ -104,6 +105,23 @@ class WaypointEntry(_Record, frozen=True, kw_only=True):
     """Bytes written since the start of this transition."""
 
 
+class VariationEntry(_Record, frozen=True, kw_only=True):
+    """What was varied about a candidate; the planner's documents say what each does."""
+
+    beta: Positive
+    """β of the tangents, over its natural scale."""
+    damping: Positive
+    """ε of the relaxation and δ of the correction, over their natural scale."""
+    solver: str
+    metric: str
+    probes: Count
+    """Inputs that the metric saw; 0 for the plan's own number."""
+    seed: Count
+    """Which inputs these were."""
+    order: str
+    """Order of the rows of a layer in a one-pass write."""
+
+
 class SearchEntry(_Record, frozen=True, kw_only=True):
     """How geometry found a path."""
 
@@ -118,6 +136,8 @@ class SearchEntry(_Record, frozen=True, kw_only=True):
     """Energy of the path that was relaxed; null where nothing was."""
     energy_after: NonNegative | None
     forward_passes: Count
+    fisher_length: NonNegative | None = None
+    """Length over its waypoints in the softmax Fisher metric, on the planner's probes."""
 
 
 class CandidateEntry(_Record, frozen=True, kw_only=True):
@@ -137,6 +157,10 @@ class CandidateEntry(_Record, frozen=True, kw_only=True):
     """Whether all its states were measured; if not, it was given up at one that rules it out."""
     search: SearchEntry | None = None
     """How it was found, where geometry found it."""
+    fisher_length: NonNegative | None = None
+    """Length over its measured states in the softmax Fisher metric."""
+    variation: VariationEntry | None = None
+    """What was varied about it; null where nothing could be."""
 
 
 class CertificateEntry(_Record, frozen=True, kw_only=True):
@@ -191,6 +215,8 @@ class TransitionEntry(_Record, frozen=True, kw_only=True):
     """Candidates that were not walked, because the planner's budget did not allow it."""
     certificate: CertificateEntry | None = None
     """What is proved of all its states; null if nothing was bounded."""
+    landscape: str | None = None
+    """File with its candidates' paths over the loss; null if none was drawn."""
 
 
 class PlanningEntry(_Record, frozen=True, kw_only=True):

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from device_profiles.errors import GeoshiftError
 from runtime.bundle import Bundle
+from runtime.candidates import front, lengths
 from runtime.findings import TELLING, Findings, decimals, percent, proved, ranked, reason
 from runtime.manifest import Manifest, ModeEntry, TransitionEntry
 from runtime.simulator import Simulation
 
 if TYPE_CHECKING:
-    from runtime.plots import Look
+    from runtime.canvas import Look
 
 TEMPLATE: Final = "report.html.j2"
 PAGE: Final = "report.html"
@@ -80,7 +81,8 @@ def write_report(output: Path, bundle: Bundle, simulation: Simulation) -> Path:
     if not simulation.strategies:
         reasons = "; ".join(f"{name}: {why}" for name, why in simulation.left_out.items())
         raise ReportUnavailable(f"report: found no strategy that was played ({reasons}), expected at least one")
-    from runtime import plots
+    from runtime import path_plots, plots
+    from runtime.canvas import Look
 
     manifest = bundle.manifest
     stops, chosen = _stops(manifest), [move.strategy for move in manifest.transitions]
@@ -90,8 +92,12 @@ def write_report(output: Path, bundle: Bundle, simulation: Simulation) -> Path:
         "states": lambda look: plots.states(look, simulation, stops),
         "strategies": lambda look: plots.strategies(look, simulation),
     }
+    if walked := [move for move in manifest.transitions if move.candidates]:
+        drawings["candidates"] = lambda look: path_plots.candidates(look, walked)
+    if drawn := [(move.entry, move.landscape) for move in bundle.transitions if move.landscape is not None]:
+        drawings["landscapes"] = lambda look: path_plots.landscapes(look, drawn)
     looks = {
-        f"{'narrow' if narrow else 'wide'}_{'dark' if dark else 'light'}": plots.Look(narrow=narrow, dark=dark)
+        f"{'narrow' if narrow else 'wide'}_{'dark' if dark else 'light'}": Look(narrow=narrow, dark=dark)
         for narrow in (False, True)
         for dark in (False, True)
     }
@@ -144,6 +150,9 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
         telling=TELLING,
         cheapest=min(manifest.modes, key=lambda mode: mode.macs),
         bound=_bound,
+        front=front,
+        lengths=lengths,
+        landscapes=[(move.entry, move.landscape) for move in bundle.transitions if move.landscape is not None],
         worst_words=", ".join(f"{name} {percent(one.min_accuracy, simulation.samples)}" for name, one in order),
         state_count=len(states),
         torn_count=sum(state.torn for state in states),

@@ -100,7 +100,25 @@ def _transition(bundle: Bundle, evaluator: Evaluator, session: Session, move: Tr
     back = _walked(bundle.table, session, end, move.chunks.reversed())
     same = _same(forward, bundle.table.tensors(end)) and _same(back, bundle.table.tensors(start))
     detail = "walked there and back: weights equal those rebuilt from the bundle, bit for bit"
-    return [*checks, Check(name=f"{name}: weights", ok=same, detail=detail if same else "weights differ")]
+    checks.append(Check(name=f"{name}: weights", ok=same, detail=detail if same else "weights differ"))
+    return checks + _landscape(name, bundle, evaluator, move)
+
+
+def _landscape(name: str, bundle: Bundle, evaluator: Evaluator, move: Transition) -> list[Check]:
+    """Whether the chosen path is drawn with the answers that it gives; nothing where nothing is drawn."""
+    if move.landscape is None:
+        return []
+    few = Evaluator(evaluator.session, evaluator.samples.take(move.landscape.samples))
+    chosen = {one.name for one in move.entry.candidates if one.chosen}
+    checks: list[Check] = []
+    for path in (one for one in move.landscape.paths if one.name in chosen):
+        positions = [point.position for point in path.points]
+        found = few.along(bundle.table, bundle.states[move.ends[0]], move.chunks, positions)
+        checks += [
+            _agrees(f"{name}: drawn at chunk {point.position}", answers, point.correct)
+            for point, answers in zip(path.points, found, strict=True)
+        ]
+    return checks
 
 
 def _walked(table: RowTable, session: Session, start: State, chunks: ChunkList) -> dict[str, Floats]:

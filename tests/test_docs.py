@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from planner.commands import add_commands as add_planner
-from runtime import manifest, strategies
+from runtime import landscape, manifest, strategies
 from runtime.chunks import ChunkList
 from runtime.commands import add_commands as add_runtime
 from runtime.compact import pack
@@ -119,7 +119,8 @@ def test_the_snippet_for_devices_runs(tmp_path, monkeypatch, capsys):
 
 def test_the_specification_names_every_field_of_the_manifest():
     text = read(DOCS / "bundle.md")
-    records = [one for one in vars(manifest).values() if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+    named = [*vars(manifest).values(), *vars(landscape).values()]
+    records = [one for one in named if isinstance(one, type) and issubclass(one, msgspec.Struct)]
     for record in records:
         for field in msgspec.structs.fields(record):
             name = field.encode_name

@@ -86,7 +86,7 @@ def study(digits, trained):
     deployed = deploy(network, ends, table, states, inputs[:2], Silent())
     return Study(
         network=network, points=ends, table=table, states=states, ways={}, live=deployed.live,
-        constants=deployed.constants, threads=1, torch_threads=1, probes=inputs[fit[:16]],
+        constants=deployed.constants, threads=1, torch_threads=1, pool=inputs[fit[:64]], probes=16,
         samples=Samples(digits.train_x[held], digits.train_y[held]),
         max_drop=0.025, seed=0,
     )  # fmt: skip

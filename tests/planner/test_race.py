@@ -7,41 +7,11 @@ import torch
 from distributed import LocalCluster
 
 from planner.candidates import NoSafePath
-from planner.cost import CostMeter
 from planner.executors import ClusterError, InProcess, executor
-from planner.progress import Silent
-from planner.race import ROUNDS, choose_paths
 from planner.store import Store, StoreError
-from planner.study import IN_STEPS, ONE_PASS, SEATED, Job, Rival
-
-TRANSITIONS = (("C1", "C2"), ("C2", "C3"))
-KINDS = tuple(kind for kinds in ROUNDS for kind in kinds if kind != SEATED)
-"""What is walked where no unit takes another seat."""
-
-
-def race(study, pool=None, share=lambda study: study, transitions=TRANSITIONS, **options):
-    """Choices and what they cost."""
-    cost = CostMeter()
-    options = {"every_candidate": False, "progress": Silent()} | options
-    return choose_paths(study, transitions, pool or InProcess(), share, cost=cost, **options), cost.forward_passes
-
-
-def facts(choices):
-    """All of it, bit for bit."""
-    return {
-        ends: (
-            choice.chosen.name, [one.name for one in choice.feasible], choice.skipped,
-            [
-                (
-                    one.name, one.bytes_written, one.length, one.worst, one.bound, one.divergence, one.complete,
-                    [array.tobytes() for array in one.path.chunks.arrays().values()],
-                    {name: rows.tobytes() for name, rows in one.path.rows.items()},
-                )
-                for one in choice.candidates
-            ],
-        )
-        for ends, choice in choices.items()
-    }  # fmt: skip
+from planner.study import IN_STEPS, ONE_PASS, Job, Rival
+from planner.variation import ORDERED, Variation
+from tests.planner.races import KINDS, TRANSITIONS, facts, race
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +68,10 @@ def test_a_budget_leaves_out_what_would_go_beyond_it_and_says_so(study, whole):
     for choice in first.values():
         assert [one.name for one in choice.candidates] == ["ordered"]  # no plan can do without it
         assert {*choice.too_dear} == {*KINDS[1:]}
-    begun = sum(study.price("ordered") for _ in TRANSITIONS)
-    some, spent = race(study, every_candidate=True, budget=begun + study.price("naive"))
-    assert spent <= begun + study.price("naive")
+    begun = sum(study.price(Job(ends, "ordered")) for ends in TRANSITIONS)
+    naive = study.price(Job(TRANSITIONS[0], "naive"))
+    some, spent = race(study, every_candidate=True, budget=begun + naive)
+    assert spent <= begun + naive
     assert sum(len(choice.candidates) for choice in some.values()) == len(TRANSITIONS) + 1
     everything, _ = race(study, every_candidate=True, budget=10 * whole[1])
     assert facts(everything) == facts(whole[0])
@@ -108,8 +79,13 @@ def test_a_budget_leaves_out_what_would_go_beyond_it_and_says_so(study, whole):
 
 def test_no_job_takes_more_than_its_price(study):
     for kind in KINDS:
-        outcome = study.do(Job(("C1", "C2"), kind, race=False))
-        assert outcome.forward_passes <= study.price(kind), kind
+        job = Job(("C1", "C2"), kind, race=False)
+        assert study.do(job).forward_passes <= study.price(job), kind
+    for variation in (Variation(solver="lanczos"), Variation(beta=0.1, solver="dual")):
+        job = Job(("C1", "C2"), "geodesic", False, None, variation, ("flow", "relaxed-flow"))
+        assert study.do(job).forward_passes <= study.price(job), job
+    job = Job(("C1", "C2"), ORDERED, False, None, Variation(order="steady"), ())
+    assert study.do(job).forward_passes <= study.price(job)
 
 
 def test_a_plan_that_fails_for_want_of_budget_says_so(study):
@@ -175,7 +151,11 @@ def test_finished_work_of_another_study_is_not_taken(study, tmp_path):
     assert store.load(job) is not None
     assert store.load(replace(job, race=False)) is None
     assert replace(study).digest == study.digest
-    for other in (replace(study, seed=1), replace(study, probes=study.probes + torch.tensor(1e-6))):
+    for other in (
+        replace(study, seed=1),
+        replace(study, pool=study.pool + torch.tensor(1e-6)),
+        replace(study, probes=3),
+    ):
         assert Store(tmp_path, other.digest).load(job) is None
 
 

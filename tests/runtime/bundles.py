@@ -12,7 +12,10 @@ from device_profiles import Profile, loader
 from runtime import bundle as bundles
 from runtime import strategies
 from runtime.bundle import BASE, CANARY, EVALUATION, GRAPH, MODES, ROWS
+from runtime.chunks import ChunkList
+from runtime.landscape import Landscape, LandscapePath, LandscapePoint, encode
 from runtime.manifest import (
+    CandidateEntry,
     LayerEntry,
     Manifest,
     ModeEntry,
@@ -24,11 +27,20 @@ from runtime.manifest import (
 from runtime.rows import POOL, ZERO, RowTable, State
 from runtime.samples import Samples, pack
 from runtime.session import Session
-from tests.runtime.synthetic import MOVED_LAYERS, build, convolutional_nodes, synthetic_model
+from tests.runtime.synthetic import MOVED_LAYERS, SyntheticModel, build, convolutional_nodes, synthetic_model
 
 TOUR = ("C1", "C2", "C3", "C1")
 SMALL_INCREMENT = 400
 """Two or three rows of the synthetic network's second layer."""
+
+
+CANDIDATES = tuple(
+    CandidateEntry(
+        name=name, strategy=name, feasible=chosen, chosen=chosen, bytes_written=100, functional_length=1.0,
+        worst_accuracy=0.9, worst_accuracy_bound=0.8, worst_divergence=0.5,
+    )
+    for name, chosen in (("ordered", True), ("naive", False))
+)  # fmt: skip
 
 
 def profile(**changes: object) -> Profile:
@@ -91,6 +103,20 @@ def compact_graph(state: State) -> bytes:
     return build(convolutional_nodes(), ["batch", 1, 4, 4], ["batch", 3], {}, empty)
 
 
+def drawn(model: SyntheticModel, table: RowTable, start: State, path: ChunkList, samples: Samples) -> Landscape:
+    """The path over a loss that is made up; what it answers is measured."""
+    session, few = Session(model.model, model.constants), samples.take(50)
+    points = []
+    for position in (0, len(path) // 2, len(path)):
+        weights = session.bind(table.tensors(path.state_at(start, position)))
+        right = int((np.argmax(session.run(few.inputs, weights), axis=1) == few.labels).sum())
+        points.append(LandscapePoint(position=position, x=float(position), y=0.5, away=0.25, loss=0.1, correct=right))
+    return Landscape(
+        samples=50, spanned_by="naive", x=(-1.0, 4.0, 9.0), y=(0.0, 1.0), loss=((0.1, 0.2, 0.3), (0.2, 0.3, 0.4)),
+        correct=((50, 40, 30), (40, 30, 20)), paths=(LandscapePath(name="ordered", points=tuple(points)),),
+    )  # fmt: skip
+
+
 def content(device: Profile | None = None, seed: int = 0) -> tuple[Manifest, dict[str, bytes]]:
     """Manifest and files of the bundle; evidence is measured, not made up."""
     device = device or profile()
@@ -139,12 +165,16 @@ def content(device: Profile | None = None, seed: int = 0) -> tuple[Manifest, dic
                     functional_length=0.0, bytes=int(path.chunk_bytes(table)[:position].sum()),
                 )
             )  # fmt: skip
+        candidates, landscape = (), None
+        if not transitions:
+            candidates, landscape = CANDIDATES, f"landscapes/{begin}-{end}.json"
+            files[landscape] = encode(drawn(model, table, states[begin], path, samples))
         transitions.append(
             TransitionEntry(
                 from_=begin, to=end, strategy="ordered", path=file, alternatives={}, chunks=len(path),
                 bytes_written=path.total_bytes(table), functional_length=0.0,
                 min_accuracy=min(point.accuracy for point in waypoints), worst_drop_points=0.0, torn_states=0,
-                waypoints=tuple(waypoints), candidates=(),
+                waypoints=tuple(waypoints), candidates=candidates, landscape=landscape,
             )
         )  # fmt: skip
     manifest = Manifest(

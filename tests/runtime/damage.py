@@ -17,7 +17,10 @@ from runtime.bundle_parts import BASE, MODES
 from runtime.errors import BundleError
 
 PATHS = tuple(f"paths/{move}.safetensors" for move in ("C1-C2", "C2-C3", "C3-C1"))
-LISTED = (BASE, CANARY, EVALUATION, GRAPH, *(f"graphs/C{mode}.onnx" for mode in (1, 2, 3)), *PATHS, MODES, ROWS)
+LANDSCAPE = "landscapes/C1-C2.json"
+LISTED = (
+    BASE, CANARY, EVALUATION, GRAPH, *(f"graphs/C{mode}.onnx" for mode in (1, 2, 3)), *PATHS, MODES, ROWS, LANDSCAPE
+)  # fmt: skip
 """Every file of the bundle that ``tests.runtime.bundles`` writes, but its manifest."""
 
 

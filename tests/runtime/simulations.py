@@ -7,6 +7,7 @@ from typing import cast
 
 from device_profiles import loader
 from runtime.bundle import Bundle
+from runtime.landscape import Landscape, LandscapePath, LandscapePoint
 from runtime.manifest import (
     CandidateEntry,
     LayerEntry,
@@ -92,7 +93,28 @@ def mode(name: str, description: str, kept: dict[str, tuple[int, ...]], share: f
     )  # fmt: skip
 
 
-def bundle() -> Bundle:
+def drawn(entry: TransitionEntry) -> Landscape:
+    """Its candidates over a loss that is lowest at the start."""
+    x, y = (-1.0, 0.0, 1.0, 2.0, 3.0), (-1.0, 0.0, 1.0)
+    points = ((0, 0.0, 0.0), (2, 1.0, 0.5), (4, 2.0, 0.0))
+    return Landscape(
+        samples=SAMPLES, spanned_by=entry.candidates[0].name, x=x, y=y,
+        loss=tuple(tuple(0.1 + across**2 + height**2 for across in x) for height in y),
+        correct=tuple(tuple(400 for _ in x) for _ in y),
+        paths=tuple(
+            LandscapePath(
+                name=one.name,
+                points=tuple(
+                    LandscapePoint(position=position, x=across, y=height, away=0.25, loss=0.125, correct=480)
+                    for position, across, height in points
+                ),
+            )
+            for one in entry.candidates
+        ),
+    )  # fmt: skip
+
+
+def bundle(*, landscapes: bool = False) -> Bundle:
     """As much of a plan as a report reads."""
     manifest = Manifest(
         release=1,
@@ -110,4 +132,7 @@ def bundle() -> Bundle:
         ),
         files={},
     )  # fmt: skip
-    return cast(Bundle, SimpleNamespace(manifest=manifest, profile=loader.load("raspberry-pi-5")))
+    transitions = tuple(SimpleNamespace(entry=one, landscape=drawn(one) if landscapes else None) for one in MOVES)
+    return cast(
+        Bundle, SimpleNamespace(manifest=manifest, profile=loader.load("raspberry-pi-5"), transitions=transitions)
+    )

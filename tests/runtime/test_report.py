@@ -25,7 +25,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(tmp_path_factory.mktemp("out") / "deep" / "report", bundle(), everything())
+    return write_report(tmp_path_factory.mktemp("out") / "deep" / "report", bundle(landscapes=True), everything())
 
 
 class Page(HTMLParser):
@@ -55,7 +55,7 @@ class Page(HTMLParser):
 def test_page_needs_nothing_beside_itself(written):
     page = Page(written.read_text())
     sources = [found.get(key) for _, found in page.tags for key in ("src", "srcset", "href") if key in found]
-    assert len(sources) == 4 * 4
+    assert len(sources) == 4 * 6
     for source in sources:
         kind, data = source.split(",")
         assert kind == "data:image/png;base64"
@@ -85,6 +85,22 @@ def test_page_names_modes_strategies_and_words(written):
         assert expected in words
 
 
+def test_a_plan_without_landscapes_has_a_report_without_that_section():
+    from runtime import report
+
+    looks = dict.fromkeys(("wide_light", "wide_dark", "narrow_light", "narrow_dark"), PNG)
+    page = report._render(bundle(), everything(), dict.fromkeys(("modes", "tour", "states", "strategies"), looks))
+    assert "Paths over the loss" not in page
+    assert "What was chosen, and why" in page
+
+
+def test_candidates_are_marked_on_the_front_and_where_they_lie_off_the_plane(written):
+    text = " ".join(written.read_text().split())
+    assert text.count("◆") == 2  # the one feasible path of each transition
+    assert "Paths over the loss" in text
+    assert '480 of 500</td> <td class="number">0.25</td> <td class="number">2.00</td>' in text
+
+
 def test_what_the_plan_says_is_escaped(written):
     assert "<script" not in written.read_text()
     assert "<b>" not in written.read_text()
@@ -92,7 +108,8 @@ def test_what_the_plan_says_is_escaped(written):
 
 def test_pictures_lie_beside_the_page_and_nothing_else(written):
     files = {path.name: path for path in written.parent.iterdir()}
-    assert set(files) == {"report.html", "tour.png", "states.png", "strategies.png", "modes.png"}
+    pictures = {"tour.png", "states.png", "strategies.png", "modes.png", "candidates.png", "landscapes.png"}
+    assert set(files) == {"report.html", *pictures}
     assert all(path.read_bytes().startswith(PNG) for name, path in files.items() if name.endswith(".png"))
     if os.name == "posix":
         assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o644}
@@ -120,7 +137,8 @@ def test_a_failed_write_leaves_the_earlier_report(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
 def test_without_the_extra_nothing_is_written(missing, tmp_path, monkeypatch):
-    for name in [name for name in sys.modules if name == "runtime.plots" or name.split(".")[0] == missing]:
+    drawing = {"runtime.plots", "runtime.path_plots", "runtime.canvas"}
+    for name in [name for name in sys.modules if name in drawing or name.split(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     output = tmp_path / "out"
@@ -152,8 +170,8 @@ def test_a_simulation_without_strategies_is_refused(tmp_path):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_narrow_pictures_are_drawn_for_a_phone(dark):
-    from runtime import plots
+    from runtime import canvas, plots
 
-    raw = plots.modes(plots.Look(narrow=True, dark=dark), bundle().manifest.modes, SAMPLES)
+    raw = plots.modes(canvas.Look(narrow=True, dark=dark), bundle().manifest.modes, SAMPLES)
     width = int.from_bytes(raw[16:20], "big")
-    assert width == round(plots.NARROW_IN * 216)
+    assert width == round(canvas.NARROW_IN * 216)

@@ -1,0 +1,42 @@
+"""The Pareto front of a transition's candidates."""
+
+from runtime.candidates import front, lengths
+from runtime.manifest import SearchEntry
+from tests.runtime.simulations import candidate
+
+
+def test_the_front_has_what_nothing_beats():
+    found = [
+        candidate("ordered", 100, 0.95, chosen=True),
+        candidate("naive", 100, 0.93),  # as many bytes, worse
+        candidate("ramp 4", 300, 0.97),
+        candidate("linear 4", 400, 0.97),  # no better than ramp 4, and more bytes
+        candidate("geodesic flow", 900, 0.98),
+        candidate("zero-first", 50, 0.99, feasible=False),  # best of all, if it were feasible
+    ]
+    assert front(found) == (True, False, True, False, True, False)
+
+
+def test_equals_are_on_it_together():
+    found = [candidate("ordered", 100, 0.95), candidate("zero-first", 100, 0.95), candidate("ramp 4", 300, 0.95)]
+    assert front(found) == (True, True, False)
+
+
+def test_without_feasible_ones_it_is_empty():
+    assert front([]) == ()
+    assert front([candidate("naive", 100, 0.5, feasible=False)]) == (False,)
+
+
+def test_relaxed_length_is_known_for_what_was_relaxed():
+    import msgspec
+
+    def searched(energy):
+        return SearchEntry(
+            status="X", unsolved=0, steps=1, inserted=0, energy_before=energy, energy_after=energy, forward_passes=1,
+            fisher_length=0.25,
+        )  # fmt: skip
+
+    one = candidate("geodesic relaxed-line", 100, 0.9)
+    assert lengths(one) == (None, None)
+    assert lengths(msgspec.structs.replace(one, fisher_length=0.5, search=searched(1.0))) == (0.5, 0.25)
+    assert lengths(msgspec.structs.replace(one, fisher_length=0.5, search=searched(None))) == (0.5, None)
