@@ -8,16 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from planner.configuration import Configuration
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
 from planner.metric import PullbackMetric
 from planner.network import Network
-from planner.path_search import Record, search_paths
+from planner.path_search import Judge, Record, search_paths
 from planner.row_pool import row_matrix
 from runtime.rows import MovedLayer
+from runtime.samples import Samples
 from runtime.strategies import Point
 
 SEARCHES = 4
@@ -25,6 +26,11 @@ SEARCHES = 4
 PASSES = 2800
 """Forward passes a probe that all searches of a transition are expected to take at most; on the digits network they
 took 2,300 to 2,500."""
+JUDGED = 200
+"""Samples that say where a path needs another waypoint. A dip of 2.5 points are five of them."""
+JUDGED_PASSES = 60 * JUDGED
+"""Forward passes that all searches of a transition spend on these at most: three paths of eight legs and their middles,
+one of them looked at twice."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ def geodesic_paths(
     end: EndPoint,
     probes: Tensor,
     cost: CostMeter,
+    samples: Samples | None = None,
+    tolerated: float = 0.0,
 ) -> dict[str, GeodesicPath]:
     """Paths between two end points. Only the layers that differ between the ends move.
 
@@ -57,6 +65,9 @@ def geodesic_paths(
         end: Configuration to reach.
         probes: Inputs of the pullback metric, float32 [N, ...].
         cost: Counts what is spent.
+        samples: Samples on which a dip of the accuracy between waypoints is looked for, the first `JUDGED` of them;
+            None to go by the outputs on the probes alone.
+        tolerated: Dip that is accepted, as a fraction.
 
     Returns:
         Name of the search to the path it found; nothing when the ends agree.
@@ -70,10 +81,19 @@ def geodesic_paths(
     configuration = Configuration.of(module.state_dict(), names)
     metric = PullbackMetric(module, configuration, probes, cost=cost)
     start, stop = configuration.flatten(begin.tensors), configuration.flatten(end.tensors)
+    judge = None if samples is None else _judge(module, configuration, samples.take(JUDGED), tolerated, cost)
     return {
         found.name: GeodesicPath([_rows(configuration, moving, point) for point in found.points[1:-1]], found.record)
-        for found in search_paths(metric, start, stop)
+        for found in search_paths(metric, start, stop, judge=judge)
     }
+
+
+def _judge(
+    module: nn.Module, configuration: Configuration, samples: Samples, tolerated: float, cost: CostMeter
+) -> Judge:
+    answers = PullbackMetric(module, configuration, torch.from_numpy(samples.inputs), cost=cost)
+    labels = torch.from_numpy(samples.labels)
+    return Judge(lambda point: float((answers.outputs(point).argmax(1) == labels).double().mean()), tolerated)
 
 
 def _differ(layer: MovedLayer, begin: EndPoint, end: EndPoint) -> bool:

@@ -7,7 +7,7 @@ like any other candidate.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -49,7 +49,7 @@ class Record:
         energy_after: The same after it; never larger.
         between_before: Energy with midpoints inserted, before.
         between_after: The same after; far above the energy if something hides between the waypoints.
-        inserted: Waypoints inserted where the functional middle of a leg was far off.
+        inserted: Waypoints inserted where the middle of a leg was far off, or less accurate than its ends.
         length: Functional length over the points, in output units, on the probes.
         forward_passes: What the search cost, see ``CostMeter``.
     """
@@ -65,6 +65,20 @@ class Record:
     inserted: int
     length: float
     forward_passes: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a network is worth at a point, beside what the metric says.
+
+    Attributes:
+        accuracy: Share of right answers at a point, on samples that nothing is fitted on; any other figure that a guard
+            is set on will do, such as a lower bound of it.
+        tolerated: By how much the middle of a leg may lie below the lower of its ends.
+    """
+
+    accuracy: Callable[[Tensor], float]
+    tolerated: float
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,7 @@ def search_paths(
     beta: float = 1.0,
     iterations: int = ITERATIONS,
     led: Tensor | None = None,
+    judge: Judge | None = None,
 ) -> list[FoundPath]:
     """Every kind of path between two networks.
 
@@ -104,6 +119,7 @@ def search_paths(
         iterations: Largest Krylov space of a tangent, and most steps of each relaxation.
         led: Coordinates whose progress the corrected path prescribes; `correction.led_coordinates` by default,
             and where there are none (a restore, a fine-tuned end), there is no corrected path.
+        judge: Says where the flow and the relaxed paths need more waypoints; by outputs alone without one.
 
     Returns:
         The paths, always in the same order; nothing where the ends agree.
@@ -115,12 +131,16 @@ def search_paths(
         return []
     epsilon = natural_epsilon(metric, start, stop)
     flowed, cost = _counted(metric, lambda: follow(metric, start, stop, beta=beta, iterations=iterations))
-    spaced = respace(metric, flowed.points, epsilon=epsilon, legs=legs)
+    spaced, looked = _counted(metric, lambda: _spaced(metric, flowed.points, epsilon=epsilon, legs=legs, judge=judge))
+    cost += looked
     line = straight(start, stop, legs)
-    found = [FoundPath("flow", spaced, _of_flow(metric, flowed, spaced, cost))]
+    found = [FoundPath("flow", spaced, _of_flow(metric, flowed, spaced, cost, len(spaced) - 1 - legs))]
     for name, first in (("relaxed-flow", spaced), ("relaxed-line", line)):
         before = cost if name == "relaxed-flow" else 0
-        found.append(_relaxed(metric, name, first, epsilon=epsilon, iterations=iterations, before=before))
+        already = len(first) - 1 - legs
+        relaxed = _relaxed(metric, name, first, epsilon=epsilon, iterations=iterations, before=before, judge=judge,
+                           most=2 * legs)  # fmt: skip
+        found.append(replace(relaxed, record=replace(relaxed.record, inserted=already + relaxed.record.inserted)))
     moving = led_coordinates(start, stop) if led is None else led
     if bool(moving.any()) and not bool(moving.all()):
         found.append(_corrected(metric, start, stop, moving, epsilon=epsilon, legs=legs, iterations=iterations))
@@ -177,6 +197,54 @@ def with_insertions(
     return tuple(here)
 
 
+def at_dips(points: Sequence[Tensor], judge: Judge, *, most: int = 2 * LEGS) -> tuple[Tensor, ...]:
+    """A path with the middle of a leg inserted wherever the accuracy there is lower than at both of its ends.
+
+    By itself that changes no state of the path. It gives a relaxation a waypoint where one is needed: what hides
+    between waypoints costs it nothing. The deepest dips are seen to first.
+
+    Args:
+        points: Waypoints, at least two.
+        judge: Says how accurate the network is, and which dip is tolerated.
+        most: Legs that the result may have.
+    """
+    here = list(points)
+    seen = [judge.accuracy(point) for point in here]
+    legs = [_dip(judge, here, seen, leg) for leg in range(len(here) - 1)]
+    while len(legs) < most:
+        worst = max(range(len(legs)), key=lambda leg: legs[leg][2])
+        middle, accuracy, depth = legs[worst]
+        if not depth > judge.tolerated:
+            break
+        here.insert(worst + 1, middle)
+        seen.insert(worst + 1, accuracy)
+        legs[worst : worst + 1] = [_dip(judge, here, seen, leg) for leg in (worst, worst + 1)]
+    return tuple(here)
+
+
+def _dip(judge: Judge, points: Sequence[Tensor], seen: Sequence[float], leg: int) -> tuple[Tensor, float, float]:
+    """Middle of a leg, the accuracy there, and by how much it lies below the lower of the leg's ends."""
+    middle = torch.lerp(points[leg], points[leg + 1], 0.5)
+    accuracy = judge.accuracy(middle)
+    return middle, accuracy, min(seen[leg], seen[leg + 1]) - accuracy
+
+
+def _spaced(
+    metric: Metric, points: Sequence[Tensor], *, epsilon: float, legs: int, judge: Judge | None
+) -> tuple[Tensor, ...]:
+    """A path in legs of equal length, with its own middle point between two of them where the accuracy dips."""
+    spaced = respace(metric, points, epsilon=epsilon, legs=legs)
+    if judge is None:
+        return spaced
+    seen = [judge.accuracy(point) for point in spaced]
+    found = [spaced[0]]
+    for leg, middle in enumerate(respace(metric, points, epsilon=epsilon, legs=2 * legs)[1::2]):
+        if min(seen[leg], seen[leg + 1]) - judge.accuracy(middle) > judge.tolerated:
+            found.append(middle)
+        found.append(spaced[leg + 1])
+    return tuple(found)
+
+
 def _middle(
     metric: Metric, points: Sequence[Tensor], outputs: Sequence[Tensor], leg: int
 ) -> tuple[Tensor, Tensor, float]:
@@ -196,16 +264,25 @@ def _relaxed(
     epsilon: float,
     iterations: int,
     before: int,
+    judge: Judge | None,
+    most: int,
 ) -> FoundPath:
-    """Relax; insert waypoints where the middle of a leg is off; relax again if any were."""
+    """Relax; insert waypoints where the middle of a leg is off, or less accurate; relax again if any were.
+
+    A relaxation respaces the waypoints first, those that were inserted too. Where the accuracy dips still, that is done
+    once more.
+    """
 
     def search() -> tuple[Relaxation, tuple[Tensor, ...], int]:
         found = relax(metric, first, epsilon=epsilon, iterations=iterations)
-        finer = with_insertions(metric, found.points, most=2 * (len(first) - 1))
-        inserted = len(finer) - len(found.points)
-        if inserted:
+        finer = with_insertions(metric, found.points, most=most)
+        for _ in range(1 if judge is None else 2):
+            finer = finer if judge is None else at_dips(finer, judge, most=most)
+            if len(finer) == len(found.points):
+                break
             found = relax(metric, finer, epsilon=epsilon, iterations=iterations)
-        return found, found.points, inserted
+            finer = found.points
+        return found, found.points, len(found.points) - len(first)
 
     (found, points, inserted), cost = _counted(metric, search)
     record = Record(
@@ -256,7 +333,7 @@ def _corrected(
     return FoundPath("corrected", found.points, record)
 
 
-def _of_flow(metric: PullbackMetric, flowed: Flow, spaced: tuple[Tensor, ...], cost: int) -> Record:
+def _of_flow(metric: PullbackMetric, flowed: Flow, spaced: tuple[Tensor, ...], cost: int, inserted: int) -> Record:
     status: FlowStatus = flowed.status
     return Record(
         status=status.name,
@@ -267,7 +344,7 @@ def _of_flow(metric: PullbackMetric, flowed: Flow, spaced: tuple[Tensor, ...], c
         energy_after=None,
         between_before=None,
         between_after=None,
-        inserted=0,
+        inserted=inserted,
         length=_length(metric, spaced),
         forward_passes=cost,
     )

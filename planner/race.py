@@ -17,7 +17,7 @@ from planner.cost import CostMeter
 from planner.executors import Share
 from planner.progress import Progress
 from planner.store import Store
-from planner.study import GEODESICS, SEATED, Ends, Job, Outcome, Rival, Study
+from planner.study import BLOCKS, GEODESICS, SEATED, Ends, Job, Outcome, Rival, Study
 
 STEPS = (4, 10)
 """Points of the ramps and lines considered. On a network of 300 hidden units a ramp of 21 points was no better than
@@ -26,10 +26,12 @@ ROUNDS: tuple[tuple[str, ...], ...] = (
     ("ordered",),
     ("zero-first", "naive"),
     (SEATED,),
+    (BLOCKS,),
     (*(f"{strategy} {steps}" for steps in STEPS for strategy in ("ramp", "linear")), GEODESICS),
 )
 """Kinds of paths by what they write: one pass in the order that should harm least, one pass in other orders, two
-passes by way of free seats, longer ones. Jobs of one round do not depend on each other."""
+passes by way of free seats, the same reordered and divided where none of these is within the guard, longer ones. Jobs
+of one round do not depend on each other."""
 
 
 def choose_paths(
@@ -72,10 +74,10 @@ def choose_paths(
         left = math.inf if budget is None or round_ == 0 else budget - cost.forward_passes
         for ends in transitions:
             if not every_candidate and _unbeatable(study, ends, rivals[ends]):
-                skipped[ends] += tuple(kind for kind in kinds if kind != SEATED or ends in study.ways)
+                skipped[ends] += tuple(kind for kind in kinds if _applies(study, ends, kind, rivals[ends]))
                 continue
             for kind in kinds:
-                if kind == SEATED and ends not in study.ways:
+                if not _applies(study, ends, kind, rivals[ends]):
                     continue
                 if (price := study.price(kind)) <= left:
                     left -= price
@@ -124,6 +126,13 @@ def _run(executor: Executor, shared: Any, jobs: Sequence[Job], store: Store, pro
 
 def _do(study: Study, job: Job) -> Outcome:
     return study.do(job)
+
+
+def _applies(study: Study, ends: Ends, kind: str, rival: Rival | None) -> bool:
+    """Whether a kind of path exists for a transition, and is of use with what is feasible so far."""
+    if kind == SEATED:
+        return ends in study.ways
+    return kind != BLOCKS or rival is None
 
 
 def _best(study: Study, candidates: Sequence[Candidate]) -> Rival | None:

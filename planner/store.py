@@ -80,6 +80,7 @@ class Store:
                 {
                     **{name: getattr(one, name) for name in _MEASURED},
                     "layers": one.path.chunks.layers,
+                    "stops": one.path.stops,
                     "record": None if one.record is None else asdict(one.record),
                 }
                 for one in outcome.candidates
@@ -102,4 +103,6 @@ def _candidate(number: int, said: dict[str, Any], arrays: Mapping[str, NDArray[A
     rows = {name.removeprefix("rows/"): array for name, array in own.items() if name.startswith("rows/")}
     chunks = ChunkList(tuple(said["layers"]), *(own[name] for name in _CHUNKS))
     record = None if said["record"] is None else Record(**said["record"])
-    return Candidate(path=Compiled(chunks, rows), record=record, **{name: said[name] for name in _MEASURED})
+    return Candidate(
+        path=Compiled(chunks, rows, tuple(said["stops"])), record=record, **{name: said[name] for name in _MEASURED}
+    )

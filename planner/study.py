@@ -21,10 +21,12 @@ from torch import Tensor
 from planner.candidates import Candidate, drop_bound, functional_length
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
-from planner.geodesic_path import PASSES, SEARCHES, geodesic_paths
+from planner.geodesic_path import JUDGED_PASSES, PASSES, SEARCHES, geodesic_paths
 from planner.network import Network
 from planner.path_search import Record
 from planner.provenance import code_digest
+from planner.steady import Verdict, hold
+from planner.steady import price as price_of_blocks
 from planner.threads import threads
 from runtime import strategies
 from runtime.chunks import ChunkList
@@ -53,6 +55,8 @@ IN_STEPS: Mapping[str, Callable[[RowTable, State, State, int], Compiled]] = {
 GEODESICS = "geodesic"
 SEATED = "seated"
 """Two ordered passes by way of a configuration in which the seats that units will take are free."""
+BLOCKS = "in blocks"
+"""The ordered passes reordered and divided, where nothing else that is as short is within the guard."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,13 @@ class Study:
     def price(self, kind: str) -> int:
         """Forward passes that a job of a kind is expected to take at most."""
         walk = (POSITIONS - 2 + 2 * TEARS) * len(self.samples)
-        return SEARCHES * walk + PASSES * len(self.probes) if kind == GEODESICS else walk
+        if kind == BLOCKS:
+            rows = sum(layer.units for layer in self.table.layers)
+            passes = 1 + bool(self.ways)  # those by way of free seats write readers twice, and are another path
+            return passes * (walk + price_of_blocks(passes * rows, len(self.probes), len(self.samples)))
+        if kind == GEODESICS:
+            return SEARCHES * walk + PASSES * len(self.probes) + JUDGED_PASSES
+        return walk
 
     def do(self, job: Job) -> Outcome:
         """Find the paths of a job and walk them."""
@@ -187,23 +197,62 @@ class Study:
         found = tuple(self._walk(job, name, path, record, cost) for name, (path, record) in compiled.items())
         return Outcome(found, cost.forward_passes)
 
+    def measure(self, ends: Ends, name: str, path: Compiled, record: Record | None, cost: CostMeter) -> Candidate:
+        """Walk a path to its end, whatever its states are like."""
+        return self._walk(Job(ends, name, race=False), name, path, record, cost)
+
     def _compile(self, job: Job, cost: CostMeter) -> dict[str, tuple[Compiled, Record | None]]:
         start, end = self.states[job.ends[0]], self.states[job.ends[1]]
         if job.kind in ONE_PASS:
             return {job.kind: (ONE_PASS[job.kind](self.table, start, end), None)}
         if job.kind == SEATED:
-            stop = self.ways[job.ends]
-            chunks = [strategies.ordered(self.table, *leg).chunks for leg in ((start, stop), (stop, end))]
-            return {SEATED: (Compiled(ChunkList.join(chunks), {}), None)}
+            return {SEATED: (self._seated(job.ends), None)}
+        if job.kind == BLOCKS:
+            whole = {"ordered": strategies.ordered(self.table, start, end)}
+            if job.ends in self.ways:
+                whole[SEATED] = self._seated(job.ends)
+            return {f"{name} {BLOCKS}": (self._held(job.ends, path, cost), None) for name, path in whole.items()}
         strategy, _, steps = job.kind.partition(" ")
         if strategy in IN_STEPS:
             return {job.kind: (IN_STEPS[strategy](self.table, start, end, int(steps)), None)}
         begin, stop = self.points[job.ends[0]], self.points[job.ends[1]]
-        geodesics = geodesic_paths(self.network, self.table.layers, begin, stop, self.probes, cost)
+        geodesics = geodesic_paths(
+            self.network, self.table.layers, begin, stop, self.probes, cost, self.samples, self.max_drop
+        )
         return {
             f"{GEODESICS} {name}": (strategies.waypoints(self.table, start, end, found.points), found.record)
             for name, found in geodesics.items()
         }
+
+    def _seated(self, ends: Ends) -> Compiled:
+        start, stop, end = self.states[ends[0]], self.ways[ends], self.states[ends[1]]
+        chunks = [strategies.ordered(self.table, *leg).chunks for leg in ((start, stop), (stop, end))]
+        return Compiled(ChunkList.join(chunks), {})
+
+    def _held(self, ends: Ends, path: Compiled, cost: CostMeter) -> Compiled:
+        """A path whose stages are reordered and halved until what is looked at in each block is within the guard."""
+        evaluator = Evaluator(self.session, self.samples, cost.forward)
+        start, end = (self.states[name] for name in ends)
+
+        def look(chunks: ChunkList, begin: int, stop: int) -> Verdict:
+            middle = (begin + stop) // 2
+            if self._breaks(evaluator.at(self.table, chunks.state_at(start, middle))):
+                return Verdict.MIDDLE
+            quarters = sorted({(begin + middle) // 2, (middle + stop) // 2} - {begin, middle})
+            found = list(evaluator.along(self.table, start, chunks, quarters))
+            generator = np.random.default_rng([self.seed, begin, stop])
+            place = int(generator.integers(begin, stop))
+            numbers = int(generator.integers(0, self.table.layer(chunks.layers[chunks.layer[place]]).width))
+            for way, first, at in ((chunks, start, place), (chunks.reversed(), end, len(chunks) - 1 - place)):
+                found += evaluator.torn(self.table, first, way, [(at, numbers)])
+            return Verdict.BREAKS if any(map(self._breaks, found)) else Verdict.HOLDS
+
+        held = hold(self.network, self.table, start, path.chunks, self.probes, look, cost=cost)
+        return Compiled(held.chunks, path.rows, held.stops)
+
+    def _breaks(self, answers: Answers) -> bool:
+        """Whether a state with these answers is not within the guard."""
+        return drop_bound(self.dense, answers) > self.max_drop + 1e-9
 
     def _walk(self, job: Job, name: str, path: Compiled, record: Record | None, cost: CostMeter) -> Candidate:
         """Measure a path's states in a fixed order, until one rules it out."""
@@ -211,7 +260,7 @@ class Study:
         written = path.chunks.total_bytes(table)
         evaluator = Evaluator(self.session, self.samples, cost.forward)
         whole, torn, complete = [self.modes[job.ends[0]]], [self.modes[job.ends[1]]], True
-        for kind, answers in self._states(evaluator, table, job.ends, path.chunks):
+        for kind, answers in self._states(evaluator, table, job.ends, path):
             (whole if kind == "whole" else torn).append(answers)
             if job.race and self._ruled_out(answers, written, job.rival):
                 complete = False
@@ -233,12 +282,15 @@ class Study:
         )
 
     def _states(
-        self, evaluator: Evaluator, table: RowTable, ends: Ends, chunks: ChunkList
+        self, evaluator: Evaluator, table: RowTable, ends: Ends, path: Compiled
     ) -> Iterator[tuple[str, Answers]]:
-        """Answers in the states that every path is measured in, beside its ends: inner ones, then torn ones."""
-        for answers in evaluator.along(
-            table, self.states[ends[0]], chunks, spread_positions(chunks, table, POSITIONS)[1:-1]
-        ):
+        """Answers in the states that every path is measured in, beside its ends: inner ones, then torn ones.
+
+        Among the inner ones are those between blocks.
+        """
+        chunks = path.chunks
+        inner = sorted({*spread_positions(chunks, table, POSITIONS)[1:-1], *path.stops})
+        for answers in evaluator.along(table, self.states[ends[0]], chunks, inner):
             yield "whole", answers
         for way, begin, salt in ((chunks, ends[0], 0), (chunks.reversed(), ends[1], 1)):
             tears = random_tears(table, way, TEARS, self.seed + salt)
@@ -247,14 +299,13 @@ class Study:
 
     def _ruled_out(self, answers: Answers, written: int, rival: Rival | None) -> bool:
         """Whether a path that passes through a state with these answers cannot be chosen, by the rule of ``choose``."""
-        drop = drop_bound(self.dense, answers)
-        if drop > self.max_drop + 1e-9:
+        if self._breaks(answers):
             return True
         if rival is None:
             return False
         if written <= rival.bytes_written:
             return answers.accuracy < rival.worst
-        return self.dense.accuracy - drop <= rival.worst
+        return self.dense.accuracy - drop_bound(self.dense, answers) <= rival.worst
 
 
 def _rebuilt(fields: bytes) -> Study:

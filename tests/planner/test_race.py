@@ -12,11 +12,11 @@ from planner.executors import ClusterError, InProcess, executor
 from planner.progress import Silent
 from planner.race import ROUNDS, choose_paths
 from planner.store import Store, StoreError
-from planner.study import IN_STEPS, ONE_PASS, SEATED, Job, Rival
+from planner.study import BLOCKS, IN_STEPS, ONE_PASS, SEATED, Job, Rival
 
 TRANSITIONS = (("C1", "C2"), ("C2", "C3"))
-KINDS = tuple(kind for kinds in ROUNDS for kind in kinds if kind != SEATED)
-"""What is walked where no unit takes another seat."""
+KINDS = tuple(kind for kinds in ROUNDS for kind in kinds if kind not in (SEATED, BLOCKS))
+"""What is walked where no unit takes another seat and something is feasible."""
 
 
 def race(study, pool=None, share=lambda study: study, transitions=TRANSITIONS, **options):
