@@ -26,11 +26,12 @@ SEARCHES = 4
 PASSES = 2800
 """Forward passes a probe that all searches of a transition are expected to take at most; on the digits network they
 took 2,300 to 2,500."""
-JUDGED = 200
-"""Samples that say where a path needs another waypoint. A dip of 2.5 points are five of them."""
-JUDGED_PASSES = 60 * JUDGED
-"""Forward passes that all searches of a transition spend on these at most: three paths of eight legs and their middles,
-one of them looked at twice."""
+JUDGED = 128
+"""Samples that say where a path needs another waypoint. On the digits network they cost a fifteenth of the searches;
+a dip of 2.5 points is four of them."""
+JUDGED_PASSES = 80 * JUDGED
+"""Forward passes that all searches of a transition spend on these at most: two relaxed paths of eight legs with their
+middles, looked at twice, and the flow's of four."""
 
 
 @dataclass(frozen=True)

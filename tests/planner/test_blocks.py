@@ -66,7 +66,7 @@ def twins(digits, trained, study):
     deployed = deploy(network, ends, table, states, inputs[:2], Silent())
     return replace(
         study, network=network, points=ends, table=table, states=states, live=deployed.live,
-        constants=deployed.constants, max_drop=0.015,
+        constants=deployed.constants, max_drop=0.015, probes=inputs[500:564],
     )  # fmt: skip
 
 
@@ -86,7 +86,8 @@ def test_blocks_hold_a_guard_that_the_ordered_path_breaks(twins, raced):
     by_name = {one.name: one for one in choice.candidates}
     ordered_one, chosen = by_name["ordered"], choice.chosen
     assert not ordered_one.complete
-    assert ordered_one.worst < twins.dense.accuracy - 0.02
+    (whole,) = twins.do(Job(ENDS, "ordered", race=False)).candidates
+    assert whole.bound < twins.dense.accuracy - 3 * twins.max_drop
     assert chosen.name == f"ordered {BLOCKS}"
     assert chosen.strategy == "ordered"
     assert chosen.complete
@@ -96,17 +97,17 @@ def test_blocks_hold_a_guard_that_the_ordered_path_breaks(twins, raced):
     assert sorted(chosen.path.chunks.row.tolist()) == sorted(ordered_one.path.chunks.row.tolist())
 
 
-def test_every_state_between_rows_holds_in_blocks(twins, raced):
-    """Not only the states that were looked at: all of them."""
-    chunks = raced[0].chosen.path.chunks
-    job = Job(ENDS, BLOCKS, race=False)
-    everywhere = replace(raced[0].chosen.path, stops=tuple(range(1, len(chunks))))
-    walked = twins._walk(job, "all", everywhere, None, CostMeter())
-    plain = twins._walk(job, "all", replace(everywhere, chunks=ordered(twins.table, *_states(twins)).chunks), None,
-                        CostMeter())  # fmt: skip
-    assert walked.bound >= twins.dense.accuracy - twins.max_drop
-    assert plain.worst < walked.worst - 0.03
-    assert walked.divergence < plain.divergence / 3
+def test_states_between_any_two_rows_are_better_in_blocks(twins, raced):
+    """All whole states, not only those that were looked at: among the others one may lie a little below the guard."""
+    chosen, plain = raced[0].chosen.path, ordered(twins.table, *_states(twins))
+    everywhere = tuple(range(1, len(chosen.chunks)))
+    in_blocks, in_order = (
+        twins.measure(ENDS, "every state", replace(path, stops=everywhere), None, CostMeter())
+        for path in (chosen, plain)
+    )
+    assert in_blocks.worst > in_order.worst + 0.03
+    assert in_blocks.bound > in_order.bound + 0.03
+    assert in_blocks.divergence < in_order.divergence / 3
 
 
 def test_the_same_blocks_every_time(twins, raced):
