@@ -11,7 +11,7 @@ import typer
 
 from device_profiles import loader
 from device_profiles.errors import GeoshiftError
-from planner.options import FIT, SELECTION
+from planner.options import FIT, PROVED, SELECTION
 from runtime.commands import strategies_table
 from runtime.terminal import err, guarded, out, print_json, stages
 
@@ -176,6 +176,9 @@ def plan(
         int | None,
         typer.Option(min=0, help="Test samples to prove right in every state; default 200, large networks 0."),
     ] = None,
+    proved: Annotated[
+        float, typer.Option(min=0, max=1, help="Divide paths of which a smaller share is proved right; 0 for none.")
+    ] = PROVED,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands there.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -206,6 +209,7 @@ def plan(
         shift=shift,
         budget=budget,
         certified=certify,
+        proved=proved,
         workers=workers,
         cluster=cluster,
         work=work,

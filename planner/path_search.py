@@ -232,17 +232,17 @@ def _dip(judge: Judge, points: Sequence[Tensor], seen: Sequence[float], leg: int
 def _spaced(
     metric: Metric, points: Sequence[Tensor], *, epsilon: float, legs: int, judge: Judge | None
 ) -> tuple[Tensor, ...]:
-    """A path in legs of equal length, with its own middle point between two of them where the accuracy dips."""
+    """A path in legs of equal length, and its own middle between two points where the accuracy dips between them."""
     spaced = respace(metric, points, epsilon=epsilon, legs=legs)
     if judge is None:
         return spaced
     seen = [judge.accuracy(point) for point in spaced]
-    found = [spaced[0]]
-    for leg, middle in enumerate(respace(metric, points, epsilon=epsilon, legs=2 * legs)[1::2]):
-        if min(seen[leg], seen[leg + 1]) - judge.accuracy(middle) > judge.tolerated:
-            found.append(middle)
-        found.append(spaced[leg + 1])
-    return tuple(found)
+    dips = [_dip(judge, spaced, seen, leg)[2] > judge.tolerated for leg in range(legs)]
+    if not any(dips):
+        return spaced
+    middles = respace(metric, points, epsilon=epsilon, legs=2 * legs)[1::2]
+    inner = [(middle, point) if dip else (point,) for dip, middle, point in zip(dips, middles, spaced[1:], strict=True)]
+    return (spaced[0], *(point for leg in inner for point in leg))
 
 
 def _middle(
