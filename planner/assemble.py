@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from safetensors.numpy import save as save_tensors
 
@@ -111,24 +111,38 @@ def describe_paths(
                 candidates=candidates,
                 file=f"{stem}.safetensors",
                 alternatives=others,
-                certificate=_certificate(network, table, deployed.states[ends[0]], adopted[ends], held, options),
+                certificate=_certificate(
+                    network, table, deployed.states[ends[0]], adopted[ends], choice.chosen.path.stops, held, options
+                ),
                 landscape=None if landscape is None else f"landscapes/{number}-{'-'.join(ends)}.json",
             )
         )
     return tuple(entries), files, table
 
 
+def to_be_certified(network: Network, options: Options) -> int:
+    """Test samples that a proof is tried on; 0 for no certificate."""
+    weights = sum(tensor.numel() for tensor in network.module.state_dict().values())
+    return (CERTIFIED if weights < CERTIFIABLE else 0) if options.certified is None else options.certified
+
+
 def _certificate(
-    network: Network, table: RowTable, start: State, chunks: ChunkList, held: HeldOut, options: Options
+    network: Network,
+    table: RowTable,
+    start: State,
+    chunks: ChunkList,
+    stops: Sequence[int],
+    held: HeldOut,
+    options: Options,
 ) -> CertificateEntry | None:
     """What is proved of a path's states, where the network is small enough or a proof is asked for."""
-    weights = sum(tensor.numel() for tensor in network.module.state_dict().values())
-    wanted = (CERTIFIED if weights < CERTIFIABLE else 0) if options.certified is None else options.certified
+    wanted = to_be_certified(network, options)
     if not wanted:
         return None
     samples = held.evaluator.samples.take(min(wanted, len(held.evaluator.samples)))
     # Evidence is no part of what planning cost.
-    return certify(network, table, start, chunks, samples, cost=CostMeter(), search=Search()).entry()
+    cost = CostMeter()
+    return certify(network, table, start, chunks, samples, cost=cost, search=Search(), stops=stops).entry()
 
 
 def _landscape(

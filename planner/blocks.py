@@ -2,29 +2,30 @@
 
 A stage in which many rows may be half-way at once reaches many states; half of its rows reach the square root of as
 many. What is given up is freedom of order: rows may change places within a block, and no longer across blocks. Rows
-are put in an order in which the outputs move steadily from the old to the new ones, so that the states between the
-blocks lie near the straight line.
+are put in steady order first (`planner.steady`), so that the states between the blocks lie near the straight line.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from planner.certificate import Bools, Certificate, Effort, certify, stages_of
+from planner.certificate import Bools, Certificate, Effort, certify
 from planner.cost import CostMeter
 from planner.network import Network
-from planner.reachable import Writes
-from planner.tail import Tail
+from planner.steady import stages_at, steadied
 from runtime.chunks import ChunkList
 from runtime.rows import RowTable, State
 from runtime.samples import Samples
 
 MOST = 16
 """Stages that a transition may be divided into; see benchmarks/certificate.py for what each doubling gains."""
+IDLE = 4
+"""Divisions in a row that gain nothing, after which no other is tried. On LeNet-300-100 there were two at most."""
 EFFECTS = 64
 """Samples on which the effect of each row is measured for the order."""
 
@@ -54,8 +55,13 @@ def divide(
     cost: CostMeter,
     most: int = MOST,
     effort: Effort = "linear",
+    enough: float = 1.0,
+    stops: Sequence[int] = (),
 ) -> Divided:
     """Divide the stages that lose the most samples, in two, again and again.
+
+    Only samples that are not proved right in the whole stages are asked again: the states of a part are states of the
+    whole, so that what is proved stays so.
 
     Args:
         network: The dense network.
@@ -66,110 +72,71 @@ def divide(
         cost: Counts what is spent.
         most: Stages at most.
         effort: How hard to try to prove a sample right.
+        enough: Share of the samples that are right at the ends of all stages; where as many are proved, nothing is
+            divided.
+        stops: Where blocks end already.
 
     Returns:
-        The chunk list and where to stop. The list is the given one where all samples that are right at the ends of its
-        stages are proved, or where no division helps.
+        The chunk list and where to stop. The list is the given one where enough samples are proved, or where no
+        division helps.
     """
-    steady = reordered(network, table, start, chunks, samples, cost)
-    edges = sorted({0, *(begin for begin, _ in _stages(steady))})
-    ranges = [(begin, end) for begin, end in zip(edges, [*edges[1:], len(steady)], strict=True)]
+    edges = sorted({*(begin for begin, _ in stages_at(chunks)), *stops})
+    ranges = list(pairwise([*edges, len(chunks)]))
+    whole = certify(network, table, start, chunks, samples, cost=cost, effort=effort, stops=stops)
+    count = int(whole.torn.sum())
+    lost = np.flatnonzero(whole.ends & ~whole.torn)
+    if not len(lost) or count >= enough * int(whole.ends.sum()):
+        return Divided(chunks, tuple(stops), (count,))
+    rest = Samples(samples.inputs[lost], samples.labels[lost])
     known: dict[tuple[int, int], Certificate] = {}
+    steady = chunks
 
     def ask(begin: int, end: int) -> Certificate:
         if (begin, end) not in known:
-            part = _part(steady, begin, end)
             known[begin, end] = certify(
-                network, table, steady.state_at(start, begin), part, samples, cost=cost, effort=effort
+                network, table, steady.state_at(start, begin), _part(steady, begin, end), rest, cost=cost, effort=effort
             )
         return known[begin, end]
 
-    def proved(parts: list[tuple[int, int]]) -> Bools:
-        found: Bools = np.all([ask(*part).torn for part in parts], axis=0) if parts else np.ones(len(samples), bool)
-        return found
+    def losses(begin: int, end: int) -> int:
+        found = ask(begin, end)
+        return int((found.ends & ~found.torn).sum())
 
-    shares = [int(proved(ranges).sum())]
+    def proved(parts: list[tuple[int, int]]) -> int:
+        found: Bools = np.all([ask(*part).torn for part in parts], axis=0)
+        return count + int(found.sum())
+
+    # What is proved of a stage holds for any order in it, and is known before there is one.
+    few = torch.from_numpy(samples.take(EFFECTS).inputs)
+    for begin, end in [part for part in ranges if losses(*part)]:
+        steady = steadied(network, table, start, steady, begin, end, few, cost)
+    shares = [proved(ranges)]
     divisible = set(ranges)
-    best = ranges
+    best, idle = ranges, 0
     while len(ranges) < most:
-        losses = {
-            part: int((ask(*part).ends & ~ask(*part).torn).sum())
-            for part in ranges
-            if part in divisible and part[1] - part[0] > 1
-        }
-        if not losses or max(losses.values()) == 0:
+        worst = {part: losses(*part) for part in ranges if part in divisible and part[1] - part[0] > 1}
+        if not worst or max(worst.values()) == 0 or idle == IDLE:
             break
-        begin, end = max(losses, key=lambda part: losses[part])
+        begin, end = max(worst, key=lambda part: worst[part])
         middle = (begin + end) // 2
         place = ranges.index((begin, end))
         tried = [*ranges[:place], (begin, middle), (middle, end), *ranges[place + 1 :]]
-        count = int(proved(tried).sum())
+        more = proved(tried)
         divisible.discard((begin, end))
-        if count >= shares[-1]:
+        idle = 0 if more > max(shares) else idle + 1
+        if more >= shares[-1]:
             # A division that gains nothing may open the way to one that does: what counts is the worst half.
             divisible |= {(begin, middle), (middle, end)}
             ranges = tried
-            shares.append(count)
-            if count > max(shares[:-1]):
+            shares.append(more)
+            if more > max(shares[:-1]):
                 best = ranges
-    stops = tuple(begin for begin, _ in best if begin not in set(edges))
     # What was divided after the last gain is left whole: freedom of order is worth having.
-    return Divided(steady if stops else chunks, stops, tuple(shares[: 1 + len(stops)]))
-
-
-def reordered(
-    network: Network, table: RowTable, start: State, chunks: ChunkList, samples: Samples, cost: CostMeter
-) -> ChunkList:
-    """The same writes, the rows of each stage in an order in which the outputs move steadily.
-
-    Each next row is the one after which the sum of the rows' own effects lies nearest to its share of the whole.
-    """
-    few = samples.take(EFFECTS)
-    orders = [
-        begin + _steady(_effects(network, writes, few, cost))
-        for (begin, _), writes in zip(_stages(chunks), stages_of(network, table, start, chunks), strict=True)
-    ]
-    order = np.concatenate(orders) if orders else np.arange(0)
-    return replace(
-        chunks,
-        **{name: np.ascontiguousarray(getattr(chunks, name)[order]) for name in ("layer", "row", "old", "new")},
-    )
-
-
-def _effects(network: Network, writes: Writes, samples: Samples, cost: CostMeter) -> Tensor:
-    """By how much each row alone moves the outputs, [R, N · outputs]."""
-    tail = Tail(network, writes.layer, writes.before, torch.from_numpy(samples.inputs).double())
-    old = tail.values[tail.node]
-    weight, bias = writes.after[f"{writes.layer}.weight"], writes.after.get(f"{writes.layer}.bias")
-    effects: list[Tensor] = []
-    with torch.no_grad():
-        new = tail.linear(tail.node, weight, bias, tail.reads)
-        for row in writes.rows.tolist():
-            state = old.clone()
-            state[:, row] = new[:, row]
-            effects.append((tail.run(state) - tail.values[tail.output]).flatten())
-    cost.forward(len(samples) * (2 + len(effects)))
-    return torch.stack(effects)
-
-
-def _steady(effects: Tensor) -> np.ndarray:
-    """Order of rows, greedily."""
-    count = len(effects)
-    whole = effects.sum(0)
-    left, done = list(range(count)), torch.zeros_like(whole)
-    order: list[int] = []
-    for place in range(count):
-        aim = whole * ((place + 1) / count)
-        best = int(((done + effects[left] - aim) ** 2).sum(1).argmin())
-        done = done + effects[left[best]]
-        order.append(left.pop(best))
-    return np.array(order, np.int64)
-
-
-def _stages(chunks: ChunkList) -> list[tuple[int, int]]:
-    """Begin and end of each stage."""
-    ends = np.cumsum([len(run.rows) for run in chunks.runs(0, len(chunks))], dtype=np.int64).tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
+    added = len(best) - len(edges)
+    if not added:
+        return Divided(chunks, tuple(stops), (count,))
+    inner = {begin for begin, _ in best} - {begin for begin, _ in stages_at(chunks)}
+    return Divided(steady, tuple(sorted(inner)), tuple(shares[: 1 + added]))
 
 
 def _part(chunks: ChunkList, begin: int, end: int) -> ChunkList:

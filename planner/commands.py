@@ -11,7 +11,7 @@ import typer
 
 from device_profiles import loader
 from device_profiles.errors import GeoshiftError
-from planner.options import FIT, SELECTION
+from planner.options import FIT, PROVED, SELECTION
 from runtime.commands import strategies_table
 from runtime.terminal import err, guarded, out, print_json, stages
 
@@ -198,6 +198,9 @@ def plan(
         int | None,
         typer.Option(min=0, help="Test samples to prove right in every state; default 200, large networks 0."),
     ] = None,
+    proved: Annotated[
+        float, typer.Option(min=0, max=1, help="Divide paths of which a smaller share is proved right; 0 for none.")
+    ] = PROVED,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands there.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -234,6 +237,7 @@ def plan(
         grid=variation.grid(study, axes),
         landscape=landscape,
         certified=certify,
+        proved=proved,
         workers=workers,
         cluster=cluster,
         work=work,

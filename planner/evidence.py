@@ -126,6 +126,7 @@ def describe_transition(
         path=file,
         alternatives=dict(alternatives),
         chunks=len(chunks),
+        blocks=choice.chosen.path.stops,
         bytes_written=choice.chosen.bytes_written,
         functional_length=float(lengths[-1]),
         min_accuracy=worst,

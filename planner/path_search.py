@@ -53,7 +53,7 @@ class Record:
         energy_after: The same after it; never larger.
         between_before: Energy with midpoints inserted, before.
         between_after: The same after; far above the energy if something hides between the waypoints.
-        inserted: Waypoints inserted where the functional middle of a leg was far off.
+        inserted: Waypoints inserted where the middle of a leg was far off, or less accurate than its ends.
         length: Length over the points on the probes, in the metric that was searched in: functional length, in output
             units, or Fisher length.
         fisher_length: Length in the softmax Fisher metric over the same.
@@ -72,6 +72,20 @@ class Record:
     length: float
     fisher_length: float
     forward_passes: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a network is worth at a point, beside what the metric says.
+
+    Attributes:
+        accuracy: Share of right answers at a point, on samples that nothing is fitted on; any other figure that a guard
+            is set on will do, such as a lower bound of it.
+        tolerated: By how much the middle of a leg may lie below the lower of its ends.
+    """
+
+    accuracy: Callable[[Tensor], float]
+    tolerated: float
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,7 @@ def search_paths(
     led: Tensor | None = None,
     wanted: Collection[str] = SEARCHES,
     fisher: bool = False,
+    judge: Judge | None = None,
 ) -> list[FoundPath]:
     """Every kind of path between two networks.
 
@@ -119,6 +134,7 @@ def search_paths(
             and where there are none (a restore, a fine-tuned end), there is no corrected path.
         wanted: Which kinds.
         fisher: Whether the metric reads 2√p already, so that its lengths are Fisher's.
+        judge: Says where the flow and the relaxed paths need more waypoints; by outputs alone without one.
 
     Returns:
         The paths, always in the same order; nothing where the ends agree.
@@ -129,13 +145,16 @@ def search_paths(
     if torch.equal(start, stop):
         return []
     epsilon = damping * natural_epsilon(metric, start, stop)
-    shape = _Shape(metric, epsilon, legs, iterations, fisher)
+    shape = _Shape(metric, epsilon, legs, iterations, fisher, judge)
     found: list[FoundPath] = []
     if not {"flow", "relaxed-flow"}.isdisjoint(wanted):
         flowed, cost = _counted(
             metric, lambda: follow(metric, start, stop, beta=beta, iterations=iterations, solver=solver)
         )
-        spaced = respace(metric, flowed.points, epsilon=epsilon, legs=legs)
+        spaced, looked = _counted(
+            metric, lambda: _spaced(metric, flowed.points, epsilon=epsilon, legs=legs, judge=judge)
+        )
+        cost += looked
         if "flow" in wanted:
             found.append(shape.of_flow(flowed, spaced, cost))
         if "relaxed-flow" in wanted:
@@ -208,6 +227,54 @@ def with_insertions(
     return tuple(here)
 
 
+def at_dips(points: Sequence[Tensor], judge: Judge, *, most: int = 2 * LEGS) -> tuple[Tensor, ...]:
+    """A path with the middle of a leg inserted wherever the accuracy there is lower than at both of its ends.
+
+    By itself that changes no state of the path. It gives a relaxation a waypoint where one is needed: what hides
+    between waypoints costs it nothing. The deepest dips are seen to first.
+
+    Args:
+        points: Waypoints, at least two.
+        judge: Says how accurate the network is, and which dip is tolerated.
+        most: Legs that the result may have.
+    """
+    here = list(points)
+    seen = [judge.accuracy(point) for point in here]
+    legs = [_dip(judge, here, seen, leg) for leg in range(len(here) - 1)]
+    while len(legs) < most:
+        worst = max(range(len(legs)), key=lambda leg: legs[leg][2])
+        middle, accuracy, depth = legs[worst]
+        if not depth > judge.tolerated:
+            break
+        here.insert(worst + 1, middle)
+        seen.insert(worst + 1, accuracy)
+        legs[worst : worst + 1] = [_dip(judge, here, seen, leg) for leg in (worst, worst + 1)]
+    return tuple(here)
+
+
+def _dip(judge: Judge, points: Sequence[Tensor], seen: Sequence[float], leg: int) -> tuple[Tensor, float, float]:
+    """Middle of a leg, the accuracy there, and by how much it lies below the lower of the leg's ends."""
+    middle = torch.lerp(points[leg], points[leg + 1], 0.5)
+    accuracy = judge.accuracy(middle)
+    return middle, accuracy, min(seen[leg], seen[leg + 1]) - accuracy
+
+
+def _spaced(
+    metric: Metric, points: Sequence[Tensor], *, epsilon: float, legs: int, judge: Judge | None
+) -> tuple[Tensor, ...]:
+    """A path in legs of equal length, and its own middle between two points where the accuracy dips between them."""
+    spaced = respace(metric, points, epsilon=epsilon, legs=legs)
+    if judge is None:
+        return spaced
+    seen = [judge.accuracy(point) for point in spaced]
+    dips = [_dip(judge, spaced, seen, leg)[2] > judge.tolerated for leg in range(legs)]
+    if not any(dips):
+        return spaced
+    middles = respace(metric, points, epsilon=epsilon, legs=2 * legs)[1::2]
+    inner = [(middle, point) if dip else (point,) for dip, middle, point in zip(dips, middles, spaced[1:], strict=True)]
+    return (spaced[0], *(point for leg in inner for point in leg))
+
+
 def _middle(
     metric: Metric, points: Sequence[Tensor], outputs: Sequence[Tensor], leg: int
 ) -> tuple[Tensor, Tensor, float]:
@@ -228,27 +295,38 @@ class _Shape:
     legs: int
     iterations: int
     fisher: bool
+    judge: Judge | None
 
     def of_flow(self, flowed: Flow, spaced: tuple[Tensor, ...], cost: int) -> FoundPath:
         """The flow, at as many waypoints as the others have."""
         status: FlowStatus = flowed.status
         record = self._record(
-            spaced, status=status, unsolved=flowed.unsolved, steps=len(flowed.points) - 2, forward_passes=cost
-        )
+            spaced, status=status, unsolved=flowed.unsolved, steps=len(flowed.points) - 2,
+            inserted=len(spaced) - 1 - self.legs, forward_passes=cost,
+        )  # fmt: skip
         return FoundPath("flow", spaced, record)
 
     def relaxed(self, name: str, first: tuple[Tensor, ...], *, before: int) -> FoundPath:
-        """Relax; insert waypoints where the middle of a leg is off; relax again if any were."""
+        """Relax; insert waypoints where the middle of a leg is off, or less accurate; relax again if any were.
 
-        def search() -> tuple[Relaxation, int]:
+        A relaxation respaces the waypoints first, those that were inserted too. Where the accuracy dips still, that is
+        done once more.
+        """
+        judge, most = self.judge, 2 * self.legs
+
+        def search() -> Relaxation:
             found = relax(self.metric, first, epsilon=self.epsilon, iterations=self.iterations)
-            finer = with_insertions(self.metric, found.points, most=2 * (len(first) - 1))
-            inserted = len(finer) - len(found.points)
-            if inserted:
+            finer = with_insertions(self.metric, found.points, most=most)
+            for _ in range(1 if judge is None else 2):
+                finer = finer if judge is None else at_dips(finer, judge, most=most)
+                if len(finer) == len(found.points):
+                    break
                 found = relax(self.metric, finer, epsilon=self.epsilon, iterations=self.iterations)
-            return found, inserted
+                finer = found.points
+            return found
 
-        (found, inserted), cost = _counted(self.metric, search)
+        found, cost = _counted(self.metric, search)
+        inserted = len(found.points) - 1 - self.legs
         record = self._record(
             found.points,
             status=found.status,

@@ -15,11 +15,12 @@ from torch import nn
 
 from device_profiles import GeoshiftError, Profile
 from planner.allocation import allocate, curves
-from planner.assemble import complete, describe_modes, describe_paths
+from planner.assemble import complete, describe_modes, describe_paths, to_be_certified
 from planner.candidates import Choice
 from planner.cost import CostMeter, passes_of
 from planner.datasets import Dataset, split
 from planner.deploy import Deployment, deploy, row_table
+from planner.division import divide_choices
 from planner.endpoint import EndPoint
 from planner.endpoint_search import EndPointSearch, Polish
 from planner.evidence import HeldOut, pick_canary
@@ -301,6 +302,10 @@ def _choose_paths(
             budget=_budget(network, data, options),
             cost=cost,
             progress=progress,
+        )
+    if to_be_certified(network, options):
+        choices = divide_choices(
+            study, choices, options.proved, budget=_budget(network, data, options), cost=cost, progress=progress
         )
     return study, choices
 

@@ -17,7 +17,7 @@ from planner.cost import CostMeter
 from planner.executors import Share
 from planner.progress import Progress
 from planner.store import Store
-from planner.study import GEODESICS, SEATED, Ends, Job, Outcome, Rival, Study
+from planner.study import BLOCKS, GEODESICS, SEATED, Ends, Job, Outcome, Rival, Study
 from planner.variation import ORDERED, SMALL, Variation, distinct, orders
 
 STEPS = (4, 10)
@@ -27,11 +27,13 @@ ROUNDS: tuple[tuple[str, ...], ...] = (
     ("ordered",),
     ("zero-first", "naive"),
     (SEATED,),
+    (BLOCKS,),
     (*(f"{strategy} {steps}" for steps in STEPS for strategy in ("ramp", "linear")), GEODESICS),
 )
 """Kinds of paths by what they write: one pass in the order that should harm least, one pass in other orders, two
-passes by way of free seats, longer ones. Jobs of one round do not depend on each other. Orders of rows that a grid of
-variations has join the second, its geodesics the last."""
+passes by way of free seats, the same reordered and divided where none of these is within the guard, longer ones. Jobs
+of one round do not depend on each other. Orders of rows that a grid of variations has join the second, its geodesics
+the last."""
 ORDERS = 1
 
 
@@ -104,7 +106,7 @@ def _jobs(
     found = [
         Job(ends, kind, race, rival)
         for kind in ROUNDS[round_]
-        if kind != GEODESICS and (kind != SEATED or ends in study.ways)
+        if kind != GEODESICS and _applies(study, ends, kind, rival)
     ]
     if round_ == ORDERS:
         found += [Job(ends, ORDERED, race, rival, variation, ()) for variation in orders(grid)]
@@ -144,6 +146,13 @@ def _run(executor: Executor, shared: Any, jobs: Sequence[Job], store: Store, pro
 
 def _do(study: Study, job: Job) -> Outcome:
     return study.do(job)
+
+
+def _applies(study: Study, ends: Ends, kind: str, rival: Rival | None) -> bool:
+    """Whether a kind of path exists for a transition, and is of use with what is feasible so far."""
+    if kind == SEATED:
+        return ends in study.ways
+    return kind != BLOCKS or rival is None
 
 
 def _best(study: Study, candidates: Sequence[Candidate]) -> Rival | None:

@@ -83,6 +83,7 @@ class Store:
                 {
                     **{name: getattr(one, name) for name in _MEASURED},
                     "layers": one.path.chunks.layers,
+                    "stops": one.path.stops,
                     "record": None if one.record is None else asdict(one.record),
                     "variation": None if one.variation is None else asdict(one.variation),
                 }
@@ -107,6 +108,5 @@ def _candidate(number: int, said: dict[str, Any], arrays: Mapping[str, NDArray[A
     chunks = ChunkList(tuple(said["layers"]), *(own[name] for name in _CHUNKS))
     record = None if said["record"] is None else Record(**said["record"])
     variation = None if said["variation"] is None else Variation(**said["variation"])
-    return Candidate(
-        path=Compiled(chunks, rows), record=record, variation=variation, **{name: said[name] for name in _MEASURED}
-    )
+    path = Compiled(chunks, rows, tuple(said["stops"]))
+    return Candidate(path=path, record=record, variation=variation, **{name: said[name] for name in _MEASURED})

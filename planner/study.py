@@ -19,15 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from planner.blocks import EFFECTS, reordered
 from planner.candidates import Candidate, drop_bound, fisher_length, functional_length
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
-from planner.geodesic_path import geodesic_paths, passes_of
-from planner.network import Network, trace
+from planner.geodesic_path import JUDGED_PASSES, geodesic_paths, passes_of
+from planner.network import Network
 from planner.path_search import Record
 from planner.provenance import code_digest
-from planner.tail import CannotBound
+from planner.steady import Verdict, hold, stages_at, steadied
+from planner.steady import price as price_of_blocks
 from planner.threads import threads
 from planner.variation import DEFAULT, ORDERED, SEARCHES, Variation
 from runtime import strategies
@@ -57,6 +57,8 @@ IN_STEPS: Mapping[str, Callable[[RowTable, State, State, int], Compiled]] = {
 GEODESICS = "geodesic"
 SEATED = "seated"
 """Two ordered passes by way of a configuration in which the seats that units will take are free."""
+BLOCKS = "in blocks"
+"""The ordered passes reordered and divided, where nothing else that is as short is within the guard."""
 
 
 @dataclass(frozen=True)
@@ -204,15 +206,19 @@ class Study:
     def price(self, job: Job) -> int:
         """Forward passes that a job is expected to take at most."""
         walk = (POSITIONS - 2 + 2 * TEARS) * len(self.samples)
+        if job.kind == BLOCKS:
+            rows = sum(layer.units for layer in self.table.layers)
+            passes = 1 + bool(self.ways)  # those by way of free seats write readers twice, and are another path
+            return passes * (walk + price_of_blocks(passes * rows, self._probe_count(DEFAULT), len(self.samples)))
         if job.kind == GEODESICS:
             outputs = self.dense.outputs.shape[1]
             passes = self._probe_count(job.variation) * passes_of(job.searches, job.variation, outputs)
-            return len(job.searches) * walk + passes
+            return len(job.searches) * walk + passes + JUDGED_PASSES
         if job.variation.order == "steady":
             begin, end = (self.states[mode] for mode in job.ends)
             rows = sum(int((begin[name] != end[name]).sum()) for name in self.table.names)
             stages = 3 * len(self.table.names)  # restored units, readers and removed ones of each layer
-            return walk + min(EFFECTS, len(self.samples)) * (rows + 2 * stages)
+            return walk + 2 * self._probe_count(DEFAULT) * (rows + stages)
         return walk
 
     def do(self, job: Job) -> Outcome:
@@ -223,6 +229,10 @@ class Study:
         found = tuple(self._walk(job, *one, cost) for one in compiled)
         return Outcome(found, cost.forward_passes)
 
+    def measure(self, ends: Ends, name: str, path: Compiled, record: Record | None, cost: CostMeter) -> Candidate:
+        """Walk a path to its end, whatever its states are like."""
+        return self._walk(Job(ends, name, race=False), name, path, record, None, cost)
+
     def _compile(self, job: Job, cost: CostMeter) -> list[_Found]:
         start, end = self.states[job.ends[0]], self.states[job.ends[1]]
         if job.kind == ORDERED and job.variation.order == "steady":
@@ -230,9 +240,12 @@ class Study:
         if job.kind in ONE_PASS:
             return [_Found(job.kind, ONE_PASS[job.kind](self.table, start, end))]
         if job.kind == SEATED:
-            stop = self.ways[job.ends]
-            chunks = [strategies.ordered(self.table, *leg).chunks for leg in ((start, stop), (stop, end))]
-            return [_Found(SEATED, Compiled(ChunkList.join(chunks), {}))]
+            return [_Found(SEATED, self._seated(job.ends))]
+        if job.kind == BLOCKS:
+            whole = {ORDERED: strategies.ordered(self.table, start, end)}
+            if job.ends in self.ways:
+                whole[SEATED] = self._seated(job.ends)
+            return [_Found(f"{name} {BLOCKS}", self._held(job.ends, path, cost)) for name, path in whole.items()]
         strategy, _, steps = job.kind.partition(" ")
         if strategy in IN_STEPS:
             return [_Found(job.kind, IN_STEPS[strategy](self.table, start, end, int(steps)))]
@@ -242,7 +255,7 @@ class Study:
         """All geodesics of a job that there are."""
         geodesics = geodesic_paths(
             self.network, self.table.layers, self.points[job.ends[0]], self.points[job.ends[1]],
-            self._drawn_probes(job.variation), cost, job.variation, job.searches,
+            self._drawn_probes(job.variation), cost, job.variation, job.searches, self.samples, self.max_drop,
         )  # fmt: skip
         start, end = self.states[job.ends[0]], self.states[job.ends[1]]
         return [
@@ -256,20 +269,13 @@ class Study:
         ]
 
     def _steady(self, job: Job, cost: CostMeter) -> list[_Found]:
-        """The one-pass write in an order in which the outputs move steadily; none where that cannot be followed."""
+        """The one-pass write in an order in which the outputs move steadily."""
         start = self.states[job.ends[0]]
-        path = strategies.ordered(self.table, start, self.states[job.ends[1]])
-        try:
-            chunks = reordered(self._traced, self.table, start, path.chunks, self.samples, cost)
-        except CannotBound:
-            # The effect of a row can be followed through the same networks that can be bounded, and no others.
-            return []
+        chunks = strategies.ordered(self.table, start, self.states[job.ends[1]]).chunks
+        probes = self._drawn_probes(DEFAULT)
+        for begin, end in stages_at(chunks):
+            chunks = steadied(self.network, self.table, start, chunks, begin, end, probes, cost)
         return [_Found(job.name, Compiled(chunks, {}), None, job.variation)]
-
-    @cached_property
-    def _traced(self) -> Network:
-        """The network with the shapes of its nodes, which are lost on the way to another process."""
-        return trace(self.network.module, self.pool[:2])
 
     def _probe_count(self, variation: Variation) -> int:
         return min(variation.probes or self.probes, len(self.pool))
@@ -282,6 +288,37 @@ class Study:
         drawn = np.random.default_rng([self.seed, variation.seed]).permutation(len(self.pool))[:count]
         return self.pool[torch.from_numpy(drawn)]
 
+    def _seated(self, ends: Ends) -> Compiled:
+        start, stop, end = self.states[ends[0]], self.ways[ends], self.states[ends[1]]
+        chunks = [strategies.ordered(self.table, *leg).chunks for leg in ((start, stop), (stop, end))]
+        return Compiled(ChunkList.join(chunks), {})
+
+    def _held(self, ends: Ends, path: Compiled, cost: CostMeter) -> Compiled:
+        """A path whose stages are reordered and halved until what is looked at in each block is within the guard."""
+        evaluator = Evaluator(self.session, self.samples, cost.forward)
+        start, end = (self.states[name] for name in ends)
+
+        def look(chunks: ChunkList, begin: int, stop: int) -> Verdict:
+            middle = (begin + stop) // 2
+            if self._breaks(evaluator.at(self.table, chunks.state_at(start, middle))):
+                return Verdict.MIDDLE
+            quarters = sorted({(begin + middle) // 2, (middle + stop) // 2} - {begin, middle})
+            found = list(evaluator.along(self.table, start, chunks, quarters))
+            generator = np.random.default_rng([self.seed, begin, stop])
+            place = int(generator.integers(begin, stop))
+            numbers = int(generator.integers(0, self.table.layer(chunks.layers[chunks.layer[place]]).width))
+            for way, first, at in ((chunks, start, place), (chunks.reversed(), end, len(chunks) - 1 - place)):
+                found += evaluator.torn(self.table, first, way, [(at, numbers)])
+            return Verdict.BREAKS if any(map(self._breaks, found)) else Verdict.HOLDS
+
+        probes = self._drawn_probes(DEFAULT)
+        held = hold(self.network, self.table, start, path.chunks, probes, look, cost=cost)
+        return Compiled(held.chunks, path.rows, held.stops)
+
+    def _breaks(self, answers: Answers) -> bool:
+        """Whether a state with these answers is not within the guard."""
+        return drop_bound(self.dense, answers) > self.max_drop + 1e-9
+
     def _walk(
         self, job: Job, name: str, path: Compiled, record: Record | None, variation: Variation | None, cost: CostMeter
     ) -> Candidate:
@@ -290,7 +327,7 @@ class Study:
         written = path.chunks.total_bytes(table)
         evaluator = Evaluator(self.session, self.samples, cost.forward)
         whole, torn, complete = [self.modes[job.ends[0]]], [self.modes[job.ends[1]]], True
-        for kind, answers in self._states(evaluator, table, job.ends, path.chunks):
+        for kind, answers in self._states(evaluator, table, job.ends, path):
             (whole if kind == "whole" else torn).append(answers)
             if job.race and self._ruled_out(answers, written, job.rival):
                 complete = False
@@ -314,12 +351,15 @@ class Study:
         )
 
     def _states(
-        self, evaluator: Evaluator, table: RowTable, ends: Ends, chunks: ChunkList
+        self, evaluator: Evaluator, table: RowTable, ends: Ends, path: Compiled
     ) -> Iterator[tuple[str, Answers]]:
-        """Answers in the states that every path is measured in, beside its ends: inner ones, then torn ones."""
-        for answers in evaluator.along(
-            table, self.states[ends[0]], chunks, spread_positions(chunks, table, POSITIONS)[1:-1]
-        ):
+        """Answers in the states that every path is measured in, beside its ends: inner ones, then torn ones.
+
+        Among the inner ones are those between blocks.
+        """
+        chunks = path.chunks
+        inner = sorted({*spread_positions(chunks, table, POSITIONS)[1:-1], *path.stops})
+        for answers in evaluator.along(table, self.states[ends[0]], chunks, inner):
             yield "whole", answers
         for way, begin, salt in ((chunks, ends[0], 0), (chunks.reversed(), ends[1], 1)):
             tears = random_tears(table, way, TEARS, self.seed + salt)
@@ -328,14 +368,13 @@ class Study:
 
     def _ruled_out(self, answers: Answers, written: int, rival: Rival | None) -> bool:
         """Whether a path that passes through a state with these answers cannot be chosen, by the rule of ``choose``."""
-        drop = drop_bound(self.dense, answers)
-        if drop > self.max_drop + 1e-9:
+        if self._breaks(answers):
             return True
         if rival is None:
             return False
         if written <= rival.bytes_written:
             return answers.accuracy < rival.worst
-        return self.dense.accuracy - drop <= rival.worst
+        return self.dense.accuracy - drop_bound(self.dense, answers) <= rival.worst
 
 
 def _rebuilt(fields: bytes) -> Study:

@@ -215,4 +215,20 @@ def read_path(
             f"{root}/{MANIFEST}: transition {entry.from_} → {entry.to}: found waypoints at chunks {at}, "
             f"expected them in walking order, none beyond {len(chunks)}"
         )
+    _check_blocks(entry, len(chunks), f"{root}/{MANIFEST}: transition {entry.from_} → {entry.to}")
     return chunks
+
+
+def _check_blocks(entry: TransitionEntry, chunks: int, origin: str) -> None:
+    """Check that blocks lie within the path, and that what is proved of it speaks of them."""
+    blocks = entry.blocks
+    if list(blocks) != sorted({*blocks}) or not all(0 < block < chunks for block in blocks):
+        raise BundleError(
+            f"{origin}: found blocks at chunks {list(blocks)}, expected them ascending, all between 0 and {chunks}"
+        )
+    stages = () if entry.certificate is None else entry.certificate.stages
+    if stages and not {*blocks} <= {*stages}:
+        raise BundleError(
+            f"{origin}: found a block at chunk {min({*blocks} - {*stages})} and certificate stages at {list(stages)}, "
+            "expected a stage for each block; plan again"
+        )

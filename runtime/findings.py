@@ -223,6 +223,8 @@ def reason(move: TransitionEntry) -> str:
         return f"{start}; its worst state cannot be told from its ends, so that no other path could be better."
     if not equal:
         return f"{start}; of these, {chosen.name} writes the fewest bytes."
+    if move.blocks and (plain := [one.name for one in equal if chosen.name.startswith(one.name)]):
+        return f"{start}; it is {plain[0]}, divided into blocks so that more of its answers are proved right."
     start = f"{start}; of these, {_joined([chosen.name, *(one.name for one in equal)])} write the fewest bytes"
     if chosen.worst_accuracy > max(one.worst_accuracy for one in equal):
         return f"{start}, and {chosen.name} has the best worst state."

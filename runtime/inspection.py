@@ -47,6 +47,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
                 "worst_drop_points": move.entry.worst_drop_points,
                 "torn_states": move.entry.torn_states,
                 "chunks": move.entry.chunks,
+                "blocks": list(move.entry.blocks),
                 "bytes_written": move.entry.bytes_written,
                 "functional_length": move.entry.functional_length,
                 "certificate": None if move.entry.certificate is None else msgspec.to_builtins(move.entry.certificate),

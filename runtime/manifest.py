@@ -213,6 +213,9 @@ class TransitionEntry(_Record, frozen=True, kw_only=True):
     """Candidates that were not walked, because none of them could have been chosen."""
     too_dear: tuple[str, ...] = ()
     """Candidates that were not walked, because the planner's budget did not allow it."""
+    blocks: tuple[Count, ...] = ()
+    """Chunks written before each block that begins within a stage; none where no stage was divided. The order of blocks
+    is part of the path, and the states between them were measured."""
     certificate: CertificateEntry | None = None
     """What is proved of all its states; null if nothing was bounded."""
     landscape: str | None = None

@@ -26,10 +26,12 @@ class Compiled:
     Attributes:
         chunks: The ordered writes.
         rows: Layer name to rows that extend the table's pools, [rows, width].
+        stops: Positions at which a block ends, beside those where one has to: the layer changes, or a row comes again.
     """
 
     chunks: ChunkList
     rows: Mapping[str, Floats]
+    stops: tuple[int, ...] = ()
 
     def table(self, table: RowTable) -> RowTable:
         """Table that knows every version the list writes."""

@@ -4,11 +4,11 @@ from planner.cost import CostMeter
 from planner.executors import InProcess
 from planner.progress import Silent
 from planner.race import ROUNDS, choose_paths
-from planner.study import SEATED
+from planner.study import BLOCKS, SEATED
 
 TRANSITIONS = (("C1", "C2"), ("C2", "C3"))
-KINDS = tuple(kind for kinds in ROUNDS for kind in kinds if kind != SEATED)
-"""What is walked where no unit takes another seat."""
+KINDS = tuple(kind for kinds in ROUNDS for kind in kinds if kind not in (SEATED, BLOCKS))
+"""What is walked where no unit takes another seat and something is feasible."""
 
 
 def race(study, pool=None, share=lambda study: study, transitions=TRANSITIONS, **options):
