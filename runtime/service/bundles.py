@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from litestar import Response, Router, delete, get, post, put
 from litestar.connection import Request
 from litestar.openapi import ResponseSpec
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from runtime.bundle_files import MAX_BUNDLE_BYTES
@@ -49,7 +49,11 @@ class _BytesOperation(Operation):
 
     def __post_init__(self) -> None:
         self.request_body = RequestBody(
-            {"application/octet-stream": OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format="binary"))},
+            {
+                "application/octet-stream": OpenAPIMediaType(
+                    schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+                )
+            },
             required=True,
         )
 
