@@ -30,7 +30,7 @@ from torch import nn
 
 from benchmarks.frame import Claim, Findings, main, write_atomically
 from benchmarks.networks import fit_and_selection, trained, vgg11
-from planner import adversary, blocks, bounds, certificate, reachable, rounding, tail
+from planner import adversary, blocks, bounds, certificate, reachable, rounding, steady, tail
 from planner.adversary import Search, find_wrong
 from planner.blocks import divide
 from planner.certificate import Certificate, certify, population_bound, stages_of
@@ -51,7 +51,7 @@ from runtime.session import Session
 from runtime.strategies import ordered
 
 BAR = 97.3
-MADE_BY = (adversary, blocks, bounds, certificate, reachable, rounding, tail)
+MADE_BY = (adversary, blocks, bounds, certificate, reachable, rounding, steady, tail)
 BESIDE = 1000
 """Test images on which variants of the proof are told apart, and random states answered."""
 IN_BLOCKS = 3000
