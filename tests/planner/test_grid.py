@@ -16,8 +16,8 @@ ONE = (("C1", "C2"),)
 
 @pytest.fixture(scope="module")
 def few(study):
-    """The study on fewer samples."""
-    return replace(study, probes=8, samples=study.samples.take(120))
+    """The study on fewer samples, on which a drop cannot be told from none as well."""
+    return replace(study, probes=8, samples=study.samples.take(120), max_drop=0.05)
 
 
 @pytest.fixture(scope="module")
