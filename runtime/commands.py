@@ -97,15 +97,17 @@ def simulate(
     """Play every switching strategy through the real engine and compare them."""
     from runtime.bundle import read
     from runtime.report import check_available, write_report
-    from runtime.simulator import STRATEGIES
+    from runtime.simulator import PLANNED, STRATEGIES, strategies_of
     from runtime.simulator import simulate as run
 
-    names = tuple(name.strip() for name in strategies.split(",")) if strategies else STRATEGIES
-    if unknown := sorted(set(names) - set(STRATEGIES)):
-        raise typer.BadParameter(f"found {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}")
+    names = tuple(name.strip() for name in strategies.split(","))
+    known = (PLANNED, *STRATEGIES)
+    if strategies and (unknown := sorted({*names} - {*known})):
+        raise typer.BadParameter(f"found {', '.join(unknown)}; expected some of {', '.join(known)}")
     if output is not None:
         check_available(output)
     plan = read(bundle)
+    names = names if strategies else strategies_of(plan)
     with stages() as bar:
         bar.stage("Simulating", len(names))
         result = run(

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Final
 
 from runtime.manifest import CandidateEntry, TransitionEntry
-from runtime.simulator import Simulation, StrategyResult
+from runtime.simulator import PLANNED, Simulation, StrategyResult
 
 AT_ONCE: Final = ("flip", "reload")
 """Strategies that pass through no mixed state, for the price of a second copy."""
@@ -107,9 +107,13 @@ class Findings:
     @property
     def planned(self) -> float | None:
         """Worst state over the chosen strategies; None where one of them was not played."""
-        if any(move.strategy not in self.simulation.strategies for move in self.moves):
+        if any(self.played_as(move) not in self.simulation.strategies for move in self.moves):
             return None
-        return min(self.worst(move.strategy, number) for number, move in enumerate(self.moves))
+        return min(self.worst(self.played_as(move), number) for number, move in enumerate(self.moves))
+
+    def played_as(self, move: TransitionEntry) -> str:
+        """What the stored path of a transition was played as."""
+        return PLANNED if PLANNED in self.simulation.strategies else move.strategy
 
     @property
     def planned_bytes(self) -> int:
@@ -134,7 +138,7 @@ class Findings:
         worst = self.simulation.strategies[name].min_accuracy
         gap = self.answers(worst, planned)
         count = f"{abs(gap)} answer{'s' if abs(gap) != 1 else ''}"
-        if all(move.strategy == name for move in self.moves):
+        if all(self.played_as(move) == name for move in self.moves):
             return "The plan uses it everywhere."
         if gap == 0:
             return f"Same worst state as the plan's paths{self._cost(name)}."
@@ -149,7 +153,7 @@ class Findings:
         below = [
             f"{move.from_} → {move.to}"
             for number, move in enumerate(self.moves)
-            if self.answers(self.worst(name, number), self.worst(move.strategy, number)) <= -TELLING
+            if self.answers(self.worst(name, number), self.worst(self.played_as(move), number)) <= -TELLING
         ]
         return f", on {_joined(below)} only" if 0 < len(below) < len(self.moves) else ""
 
@@ -182,8 +186,8 @@ class Findings:
             )
         if "naive" in played:
             worst = percent(played["naive"].min_accuracy, samples)
-            behind = [n for n, move in enumerate(self.moves) if self.worst("naive", n) < self.worst(move.strategy, n)]
-            if not behind:
+            own = [self.worst(self.played_as(move), number) for number, move in enumerate(self.moves)]
+            if all(self.worst("naive", number) >= lowest for number, lowest in enumerate(own)):
                 said.append(
                     f"On this network the naive order was never worse than the planned one (worst state {worst}): "
                     "writing in storage order would do."

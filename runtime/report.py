@@ -25,6 +25,7 @@ TEMPLATE: Final = "report.html.j2"
 PAGE: Final = "report.html"
 
 STRATEGIES: Final[Mapping[str, str]] = {
+    "planned": "The stored path of each transition, where a plan has others than the rows below.",
     "ordered": "Every changed row once, each when it harms least: restored units first, then the layers that read "
     "units, from the output backwards, removed units last, when nothing reads them any more.",
     "ramp": "Like ordered, but the reading layers move to their new weights in ten small steps.",
@@ -85,7 +86,8 @@ def write_report(output: Path, bundle: Bundle, simulation: Simulation) -> Path:
     from runtime.canvas import Look
 
     manifest = bundle.manifest
-    stops, chosen = _stops(manifest), [move.strategy for move in manifest.transitions]
+    findings = Findings(simulation, manifest.transitions)
+    stops, chosen = _stops(manifest), [findings.played_as(move) for move in manifest.transitions]
     drawings: dict[str, Callable[[Look], bytes]] = {
         "modes": lambda look: plots.modes(look, manifest.modes, manifest.planning.test_samples),
         "tour": lambda look: plots.tour(look, simulation, stops, chosen),
@@ -142,7 +144,7 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
         ranked=order,
         findings=findings,
         sentences=STRATEGIES,
-        used={move.strategy for move in manifest.transitions},
+        used={findings.played_as(move) for move in manifest.transitions},
         stops=_stops(manifest),
         removed=_removed,
         reason=reason,

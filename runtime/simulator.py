@@ -32,7 +32,10 @@ STEPS: Final = 10
 STRATEGIES: Final = (
     "ordered", "ramp", "geodesic", "linear", "zero-first", "naive", "plain", "flip", "reload",
 )  # fmt: skip
-"""All that can be played. ``plain`` overwrites in storage order and makes up for nothing."""
+"""All that any plan can be played with. ``plain`` overwrites in storage order and makes up for nothing."""
+PLANNED: Final = "planned"
+"""The stored path of every transition. Played by itself where a plan chose one that is no strategy of the list above,
+as those by way of free seats and those in blocks are; else the list has it."""
 
 
 class StatePoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +126,7 @@ def simulate(
     bundle: Bundle,
     profile: Profile,
     *,
-    names: Sequence[str] = STRATEGIES,
+    names: Sequence[str] | None = None,
     states: int = 17,
     torn: int = 8,
     seed: int = 0,
@@ -135,7 +138,7 @@ def simulate(
     Args:
         bundle: A checked bundle.
         profile: Device whose write budget and number of threads count.
-        names: Strategies to play.
+        names: Strategies to play; None for all, and the stored paths where they are none of these.
         states: States measured of each transition, its ends among them.
         torn: Torn states measured of each transition.
         seed: Seed of the torn states.
@@ -153,7 +156,7 @@ def simulate(
     evaluator = Evaluator(session, bundle.evaluation)
     played: dict[str, StrategyResult] = {}
     left_out: dict[str, str] = {}
-    for name in names:
+    for name in strategies_of(bundle) if names is None else names:
         step(name)
         if name == "geodesic" and not all(_has_geodesic(move) for move in bundle.transitions):
             left_out[name] = "a transition of this plan has none stored; plan with --every-candidate to keep them"
@@ -170,6 +173,12 @@ def simulate(
         strategies=played,
         left_out=left_out,
     )
+
+
+def strategies_of(bundle: Bundle) -> tuple[str, ...]:
+    """All that a plan can be played with; its stored paths are among them by one name or another."""
+    special = any(move.entry.strategy not in STRATEGIES or move.entry.blocks for move in bundle.transitions)
+    return (PLANNED, *STRATEGIES) if special else STRATEGIES
 
 
 def _has_geodesic(move: Transition) -> bool:
@@ -244,7 +253,7 @@ def compile_strategy(
     bundle: Bundle, move: Transition, name: str, start: State, end: State
 ) -> tuple[RowTable, ChunkList]:
     """Chunk list of a strategy: the stored one where the plan chose it, else compiled here."""
-    if name == move.entry.strategy:
+    if name == PLANNED or (name == move.entry.strategy and not move.entry.blocks):
         return bundle.table, move.chunks
     if name == "geodesic":
         return bundle.alternative(move, name)

@@ -1,10 +1,14 @@
 """What a simulation says a strategy costs is what it writes and holds."""
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from runtime import bundle as bundles
 from runtime.errors import BundleError
-from runtime.simulator import STRATEGIES, simulate
+from runtime.findings import Findings
+from runtime.simulator import PLANNED, STRATEGIES, simulate, strategies_of
 from tests.runtime.bundles import TOUR, profile, write_bundle
 from tests.runtime.nets import PACE
 
@@ -57,3 +61,17 @@ def test_a_plan_without_a_transition_cannot_be_simulated(plan):
     alone = type(plan)(**{**vars(plan), "transitions": ()})
     with pytest.raises(BundleError, match="found no transition, expected at least one to simulate"):
         simulate(alone, plan.profile)
+
+
+def test_a_path_that_is_none_of_the_strategies_is_played_as_it_is_stored(plan, played):
+    """Such as one by way of free seats."""
+    first, *others = plan.transitions
+    seated = replace(first, entry=msgspec.structs.replace(first.entry, strategy="seated"))
+    named = replace(plan, transitions=(seated, *others))
+    assert strategies_of(plan) == STRATEGIES
+    assert strategies_of(named) == (PLANNED, *STRATEGIES)
+    again = simulate(named, plan.profile, names=(PLANNED, "naive"), states=5, torn=3)
+    assert again.strategies[PLANNED].states == played.strategies["ordered"].states
+    found = Findings(again, [move.entry for move in named.transitions])
+    assert found.planned == again.strategies[PLANNED].min_accuracy
+    assert found.verdict(PLANNED) == "The plan uses it everywhere."
