@@ -192,7 +192,7 @@ def plan(
     order: Annotated[list[str] | None, typer.Option(help="Order of rows in the one-pass write: unit, steady.")] = None,
     landscape: Annotated[
         int | None,
-        typer.Option(min=0, help="Test samples to draw paths over the loss with; default 256, large networks 0."),
+        typer.Option(min=0, help="Test samples to draw paths over the loss with; default 128, large networks 0."),
     ] = None,
     certify: Annotated[
         int | None,

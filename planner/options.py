@@ -35,7 +35,7 @@ class Options:
         probes: Samples of the pullback metric.
         grid: How geodesics are searched, and in which orders rows are written; see ``planner.variation``.
         landscape: Test samples that the loss around each transition's paths is drawn from, of those kept in the bundle;
-            0 for no picture, None for 256 where the network is small.
+            0 for no picture, None for 128 where the network is small.
         certified: Test samples that a proof is tried on for every state of each path; None for 200 where the network
             is small, and none where it is large.
         proved: Share of the answers that are right at the ends of a path's stages that is to be proved right in every

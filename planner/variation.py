@@ -154,15 +154,15 @@ def grid(study: str, axes: Mapping[str, Sequence[Any] | None]) -> tuple[Variatio
 
 
 SMALL: Final = (DEFAULT,)
-"""One search of each kind."""
+"""One search of each kind: between a dense network and one whose readers were refitted, no other had a better worst
+state than chance gives."""
 WIDE: Final = (
     DEFAULT,
-    *(Variation(beta=beta) for beta in (0.1, 0.3, 3.0, 10.0)),
-    *(Variation(damping=damping) for damping in (0.01, 0.1, 10.0)),
+    *(Variation(beta=beta) for beta in (0.1, 0.3, 3.0)),
     *(Variation(seed=seed) for seed in (1, 2)),
     Variation(probes=256),
     Variation(metric="fisher"),
-    Variation(order="steady"),
 )
-"""One parameter at a time, around the default."""
+"""One parameter at a time, around the default: those that changed a worst state somewhere, see docs/geometry.md. Damping,
+the solver and the order of rows changed none, and have to be asked for."""
 STUDIES: Final = {"small": SMALL, "wide": WIDE}
