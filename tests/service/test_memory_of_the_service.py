@@ -18,6 +18,7 @@ from runtime.service.problems import Refused
 from runtime.service.rate import Buckets
 from runtime.service.sessions import Sessions
 from runtime.service.tokens import Principal, Scope
+from tests.runtime.threads import PATIENCE_S
 from tests.service.clocks import Clock
 
 WHO = Principal("000000000000", "x", Scope.READ)
@@ -134,7 +135,7 @@ def test_a_reader_that_is_stuck_is_not_waited_for_and_learns_how_much_it_missed(
         log.write("info", str(number))
     assert not log.drain(0)
     reads.set()
-    assert log.drain(60)
+    assert log.drain(PATIENCE_S)
     *written, last = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["event"] for line in written] == [str(number) for number in range(len(written))]
     # The one that the thread was stuck with may have made room for another.
@@ -150,7 +151,7 @@ def test_the_real_standard_error_is_not_waited_for_and_a_process_with_a_stuck_on
         "print(log.drain(0), flush=True)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        assert child.wait(60) == 0
+        assert child.wait(PATIENCE_S) == 0
         assert child.stdout.read() == b"False\n"
         assert json.loads(child.stderr.readline())["event"] == "x" * 100
 
