@@ -93,8 +93,8 @@ class Device:
         if listed and not outside:
             self._tell_fault("commands of a profile that came with a plan are not run; give the profile to the device")
             listed = {}
-        remembered = Remembered(state, tuple(macs), self._tell_fault)
-        asked = Asked(by_power(macs), default, self._watch, self._events, self._clock, remembered)
+        self._remembered = Remembered(state, tuple(macs), self._tell_fault)
+        asked = Asked(by_power(macs), default, self._watch, self._events, self._clock, self._remembered)
         self._switches = Switches(
             net, self._events, self._tally, self._clock, lambda mode: bool(listed.get(mode, ((), ()))[0]), self.hidden
         )
@@ -110,6 +110,7 @@ class Device:
             self._threads.append(threading.Thread(target=self._lookout.run, name="geoshift-watch", daemon=True))
         for thread in self._threads:
             thread.start()
+        self._remembered.start()
 
     # Inference
 
@@ -193,7 +194,7 @@ class Device:
             NoThread: The system has no thread to spare.
         """
         until_s = self._until("lease_s", lease_s)
-        return self._view(self._steering.switch(Wish(mode, who, "by hand", until_s)))
+        return self._settled(self._steering.switch(Wish(mode, who, "by hand", until_s)))
 
     def auto(self, *, who: str) -> OperationView | None:
         """Give control back to holds, triggers and the profile; the switch under way then, if any.
@@ -202,6 +203,7 @@ class Device:
             Closed: The device was closed, or failed.
         """
         entry = self._steering.auto(who)
+        self._remembered.settle()
         return None if entry is None else self._view(entry)
 
     def hold(self, mode: str, *, who: str, reason: str, ttl_s: float | None) -> HoldView:
@@ -263,7 +265,8 @@ class Device:
         with self._switches.changed:
             entry = self._switches.operations.get(id)
             self._switches.changed.wait_for(lambda: entry.final is not None, min(timeout_s, threading.TIMEOUT_MAX))
-            return self._view(entry)
+        # A switch that did not reach its mode has let what was asked for before it count again.
+        return self._view(entry) if entry.final is None else self._settled(entry)
 
     def cancel(self, id: str) -> OperationView:
         """Send a walk back to where it began.
@@ -273,7 +276,7 @@ class Device:
             IllegalEvent: It is over, verifying, or on its way back already.
             Conflict: Safety began it, or forbids the mode that it would go back to.
         """
-        return self._view(self._steering.cancel(id))
+        return self._settled(self._steering.cancel(id))
 
     def pause(self, id: str) -> OperationView:
         """Let a walk stand still; it may be turned or taken back all the same.
@@ -312,7 +315,7 @@ class Device:
             IllegalEvent: It is over, or cannot be turned any more.
             Conflict: Safety began it, or forbids the mode.
         """
-        return self._view(self._steering.retarget(id, mode, who))
+        return self._settled(self._steering.retarget(id, mode, who))
 
     def hidden(self, text: str) -> str:
         """A text about this device as others may read it: not where its files lie."""
@@ -330,6 +333,7 @@ class Device:
         self._net.close()
         for thread in self._threads:
             thread.join()
+        self._remembered.close()
         if not self._events.closed:
             self._events.add("closed", {})
             self._events.close()
@@ -347,6 +351,11 @@ class Device:
     def _resting(self) -> str | None:
         """Mode that the network stands at; None while it walks."""
         return None if self._switches.current is not None else self._net.mode
+
+    def _settled(self, entry: Entry) -> OperationView:
+        """An operation as it stands once what was asked for by hand is safe."""
+        self._remembered.settle()
+        return self._view(entry)
 
     def _view(self, entry: Entry) -> OperationView:
         with self._switches.changed:

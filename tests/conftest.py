@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# On a busy machine examples take long to make and to try: that says nothing about them. And a run that fails fails again.
+# On a busy machine examples take long to make and to try, which says nothing about them; and what fails, fails again.
 settings.register_profile(
     "geoshift", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )

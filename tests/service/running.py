@@ -63,7 +63,7 @@ class Running:
             host, _, port = url.removeprefix("https://").rpartition(":")
             options["verify"] = context(host.strip("[]"), int(port), self.service.certificate.sha256)
         return httpx.Client(
-            base_url=url, headers={**headers, **options.pop("headers", {})}, timeout=PATIENCE_S, trust_env=False, **options
+            base_url=url, headers=headers | options.pop("headers", {}), timeout=PATIENCE_S, trust_env=False, **options
         )
 
 
