@@ -12,6 +12,7 @@ from types import TracebackType
 
 from runtime.arbiter import Wish
 from runtime.asked import Asked
+from runtime.clock import since_boot_s, since_now
 from runtime.energy import EnergyAccount, by_power
 from runtime.errors import BadDuration, QueueFull
 from runtime.event_log import EventLog
@@ -44,7 +45,8 @@ class Device:
         state: State directory, which the network holds; None to remember nothing.
         outside: Whether the profile was given to this device, so that its commands are run and its files read; a
             profile that came with the plan may be a stranger's.
-        clock: Seconds on a clock that never jumps.
+        clock: Seconds on a clock that never jumps; None for the machine's, by which leases end while it sleeps too and
+            energy is counted while it is awake.
         tools: Where programs and sysfs are.
         meter: What measures power; None looks for one.
         watches: Whether a thread reads what is watched; without it, ``poll`` is to be called.
@@ -66,7 +68,7 @@ class Device:
         id: str,
         state: Path | None = None,
         outside: bool = True,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         tools: Tools | None = None,
         meter: Meter | None = None,
         watches: bool = True,
@@ -77,8 +79,7 @@ class Device:
         default = self.profile.default_mode or self.bundle.manifest.modes[0].name
         tools = tools or Tools()
         self._state = state
-        opened_s = clock()
-        self._clock: Callable[[], float] = lambda: clock() - opened_s
+        self._clock, self._awake = since_now(clock or since_boot_s), since_now(clock or time.monotonic)
         self._net = net
         self._written_before = net.standing.counters.bytes_written
         self._events = EventLog(self._clock, hidden=self.hidden)
@@ -103,7 +104,7 @@ class Device:
         walker = Walker(self._switches, self._steering, listed, os_power)
         self._lookout = Lookout(
             self._watch, meter or find_meter(tools.root), self._account, self._switches, self._steering, self._events,
-            self._clock, self.profile.poll_s,
+            self._clock, self.profile.poll_s, self._awake,
         )  # fmt: skip
         self._threads = [threading.Thread(target=walker.run, name="geoshift-switches", daemon=True)]
         if watches:
@@ -148,7 +149,7 @@ class Device:
         with self._switches.changed:
             now_s, entry, net = self._clock(), self._switches.current, self._net
             writes = net.standing.counters
-            total = self._account.total_j(now_s, writes.bytes_written - self._written_before)
+            total = self._account.total_j(self._awake(), writes.bytes_written - self._written_before)
             return Status(
                 device=self.id,
                 mode=net.mode,

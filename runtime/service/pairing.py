@@ -7,7 +7,6 @@ It is gone after one success, after a few failures, after ten minutes, and with 
 from __future__ import annotations
 
 import hmac
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
@@ -17,6 +16,7 @@ from msgspec import Meta
 
 from device_profiles.errors import GeoshiftError
 from runtime import private_files
+from runtime.clock import since_boot_s
 from runtime.pairing_proof import new_code, proof, stretch
 from runtime.service.tokens import Scope, Tokens
 
@@ -42,10 +42,6 @@ class _Open(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """On the clock since boot, which runs on while the board sleeps and knows no date."""
 
 
-def _since_boot_s() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 def _boot_id() -> str:
     """Which boot this is; the clock above begins anew with each."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -61,7 +57,7 @@ class Pairing:
     """
 
     def __init__(
-        self, path: Path, clock: Callable[[], float] = _since_boot_s, boot: Callable[[], str] = _boot_id
+        self, path: Path, clock: Callable[[], float] = since_boot_s, boot: Callable[[], str] = _boot_id
     ) -> None:
         self._path = path
         self._clock = clock

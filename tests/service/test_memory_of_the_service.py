@@ -35,10 +35,10 @@ def test_a_session_ends_when_it_is_idle_and_not_before():
     assert kept.find(cookie) is None
 
 
-def test_sessions_are_a_bounded_number_and_the_one_unused_for_longest_ends():
+def test_sessions_of_a_token_are_a_bounded_number_and_its_one_unused_for_longest_ends():
     kept = Sessions(lambda _: True, Clock())
     first, _ = kept.begin(WHO)
-    others = [kept.begin(WHO)[0] for _ in range(sessions.LIMIT - 1)]
+    others = [kept.begin(WHO)[0] for _ in range(sessions.LIMIT_OF_ONE - 1)]
     assert kept.find(first)
     kept.begin(WHO)
     assert kept.find(others[0]) is None
@@ -46,6 +46,36 @@ def test_sessions_are_a_bounded_number_and_the_one_unused_for_longest_ends():
     kept.end(first)
     kept.end("nobody's")
     assert kept.find(first) is None
+
+
+def another(number):
+    return Principal(f"{number:012d}", "y", Scope.READ)
+
+
+def test_one_reader_s_sessions_end_nobody_else_s():
+    kept = Sessions(lambda _: True, Clock())
+    other, _ = kept.begin(another(1))
+    for _ in range(10 * sessions.LIMIT):
+        kept.begin(WHO)
+    assert kept.find(other)
+
+
+def test_with_too_many_in_all_newcomers_are_refused_until_some_are_over():
+    clock, valid = Clock(), set(range(sessions.LIMIT + 1))
+    kept = Sessions(lambda who: int(who.id) in valid, clock)
+    cookies = [kept.begin(another(number))[0] for number in range(sessions.LIMIT)]
+    newcomer = another(sessions.LIMIT)
+    with pytest.raises(Refused, match="sessions of other tokens") as refused:
+        kept.begin(newcomer)
+    assert refused.value.status == 429
+    assert all(kept.find(cookie) for cookie in cookies)
+    valid.remove(7)  # its token is revoked
+    assert kept.find(kept.begin(newcomer)[0])
+    assert kept.find(cookies[7]) is None
+    assert kept.find(cookies[8])
+    clock.wait(sessions.IDLE_S)
+    assert kept.find(kept.begin(another(3))[0])
+    assert kept.find(cookies[8]) is None
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "ü" * 10, "\udcff"])
