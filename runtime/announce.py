@@ -173,12 +173,16 @@ class Announcer:
             self._withdraw()
         try:
             record = self._record()
+            due_s = self._due_s(record)
+            if due_s is None or due_s > 0:
+                return due_s
+            with self._changed:
+                self._insists = False
             if (responder := self._responder) is None:
                 self._register(record)
-            elif record == responder.record and not self._insists:
-                return None
-            elif (early_s := self._next_s - self._clock()) > 0:
-                return early_s
+            elif record == responder.record:
+                self._insisted_s = self._clock()
+                responder.say(record)
             elif responder.reaches(record):
                 responder.say(record)
             else:
@@ -188,10 +192,17 @@ class Announcer:
             self._withdraw()
             self._failed(str(error))
             return RETRY_S
-        self._insists = False
         self._next_s = self._clock() + self._how.min_interval_s
         self._announced()
         return None
+
+    def _due_s(self, record: Record) -> float | None:
+        """Seconds until a record may be said; None if it was, and nobody wants to hear it again."""
+        if self._responder is None:
+            return 0.0
+        if record != self._responder.record:
+            return self._next_s - self._clock()
+        return max(self._next_s, self._insisted_s + INSIST_S) - self._clock() if self._insists else None
 
     def _record(self) -> Record:
         """What should be announced now."""
@@ -251,11 +262,9 @@ class Announcer:
             self._wake()
 
     def _insist(self) -> None:
-        """Say it once more although nothing changed; a network that keeps asking for that is not listened to."""
+        """Say it once more although nothing changed; a network that keeps asking for that has to wait."""
         with self._changed:
-            now_s = self._clock()
-            if now_s - self._insisted_s >= INSIST_S:
-                self._insisted_s, self._insists = now_s, True
+            self._insists = True
 
     def _wake(self) -> None:
         if self._watch is not None:

@@ -15,6 +15,7 @@ from runtime.absent import Absent
 from runtime.arbiter import Wish
 from runtime.asked import Asked
 from runtime.bundle import Bundle
+from runtime.clock import since_boot_s, since_now
 from runtime.energy import EnergyAccount, by_power
 from runtime.errors import BadDuration, Closed, OtherRelease, QueueFull
 from runtime.event_log import EventLog
@@ -64,7 +65,8 @@ class Device:
         state: State directory, which the network holds; None to remember nothing.
         outside: Whether the profile was given to this device, so that its commands are run and its files read; a
             profile that came with the plan may be a stranger's.
-        clock: Seconds on a clock that never jumps.
+        clock: Seconds on a clock that never jumps; None for the machine's, by which leases end while it sleeps too and
+            energy is counted while it is awake.
         tools: Where programs and sysfs are.
         meter: What measures power; None looks for one.
         watches: Whether a thread reads what is watched; without it, ``poll`` is to be called.
@@ -87,7 +89,7 @@ class Device:
         id: str,
         state: Path | None = None,
         outside: bool = True,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         tools: Tools | None = None,
         meter: Meter | None = None,
         watches: bool = True,
@@ -99,8 +101,7 @@ class Device:
         default = default_mode(net.bundle.manifest, self.profile)
         tools = tools or Tools()
         self._state = state
-        opened_s = clock()
-        self._clock: Callable[[], float] = lambda: clock() - opened_s
+        self._clock, self._awake = since_now(clock or since_boot_s), since_now(clock or time.monotonic)
         self._written_before = net.standing.counters.bytes_written
         self._events = EventLog(self._clock, hidden=self.hidden)
         self._account = EnergyAccount(self.profile.energy, macs, 0.0)
@@ -112,8 +113,8 @@ class Device:
         if listed and not outside:
             self._tell_fault("commands of a profile that came with a plan are not run; give the profile to the device")
             listed = {}
-        remembered = Remembered(state, tuple(macs), self._tell_fault)
-        asked = Asked(by_power(macs), default, self._watch, self._events, self._clock, remembered)
+        self._remembered = Remembered(state, tuple(macs), self._tell_fault)
+        asked = Asked(by_power(macs), default, self._watch, self._events, self._clock, self._remembered)
         self._switches = Switches(
             net, self._events, self._tally, self._clock, lambda mode: bool(listed.get(mode, ((), ()))[0]), self.hidden
         )
@@ -124,13 +125,14 @@ class Device:
         walker = Walker(self._switches, self._steering, listed, os_power)
         self._lookout = Lookout(
             self._watch, meter or find_meter(tools.root), self._account, self._switches, self._steering, self._events,
-            self._clock, self.profile.poll_s,
+            self._clock, self.profile.poll_s, self._awake,
         )  # fmt: skip
         self._threads = [threading.Thread(target=walker.run, name="geoshift-switches", daemon=True)]
         if watches:
             self._threads.append(threading.Thread(target=self._lookout.run, name="geoshift-watch", daemon=True))
         for thread in self._threads:
             thread.start()
+        self._remembered.start()
 
     @property
     def bundle(self) -> Bundle:
@@ -205,7 +207,7 @@ class Device:
         with self._switches.changed:
             now_s, entry, net = self._clock(), self._switches.current, self._net
             writes = net.standing.counters
-            total = self._account.total_j(now_s, writes.bytes_written - self._written_before)
+            total = self._account.total_j(self._awake(), writes.bytes_written - self._written_before)
             return Status(
                 device=self.id,
                 mode=net.mode,
@@ -252,7 +254,7 @@ class Device:
             NoThread: The system has no thread to spare.
         """
         until_s = self._until("lease_s", lease_s)
-        return self._view(self._steering.switch(Wish(mode, who, "by hand", until_s)))
+        return self._settled(self._steering.switch(Wish(mode, who, "by hand", until_s)))
 
     def auto(self, *, who: str) -> OperationView | None:
         """Give control back to holds, triggers and the profile; the switch under way then, if any.
@@ -261,6 +263,7 @@ class Device:
             Closed: The device was closed, or failed.
         """
         entry = self._steering.auto(who)
+        self._remembered.settle()
         return None if entry is None else self._view(entry)
 
     def hold(self, mode: str, *, who: str, reason: str, ttl_s: float | None) -> HoldView:
@@ -322,7 +325,8 @@ class Device:
         with self._switches.changed:
             entry = self._switches.operations.get(id)
             self._switches.changed.wait_for(lambda: entry.final is not None, min(timeout_s, threading.TIMEOUT_MAX))
-            return self._view(entry)
+        # A switch that did not reach its mode has let what was asked for before it count again.
+        return self._view(entry) if entry.final is None else self._settled(entry)
 
     def cancel(self, id: str) -> OperationView:
         """Send a walk back to where it began.
@@ -332,7 +336,7 @@ class Device:
             IllegalEvent: It is over, verifying, or on its way back already.
             Conflict: Safety began it, or forbids the mode that it would go back to.
         """
-        return self._view(self._steering.cancel(id))
+        return self._settled(self._steering.cancel(id))
 
     def pause(self, id: str) -> OperationView:
         """Let a walk stand still; it may be turned or taken back all the same.
@@ -371,7 +375,7 @@ class Device:
             IllegalEvent: It is over, or cannot be turned any more.
             Conflict: Safety began it, or forbids the mode.
         """
-        return self._view(self._steering.retarget(id, mode, who))
+        return self._settled(self._steering.retarget(id, mode, who))
 
     def hidden(self, text: str) -> str:
         """A text about this device as others may read it: not where its files lie."""
@@ -390,6 +394,7 @@ class Device:
         self._net.close()
         for thread in self._threads:
             thread.join()
+        self._remembered.close()
         if not self._events.closed:
             self._events.add("closed", {})
             self._events.close()
@@ -411,6 +416,11 @@ class Device:
     def _resting(self) -> str | None:
         """Mode that the network stands at; None while it walks."""
         return None if self._switches.current is not None else self._net.mode
+
+    def _settled(self, entry: Entry) -> OperationView:
+        """An operation as it stands once what was asked for by hand is safe."""
+        self._remembered.settle()
+        return self._view(entry)
 
     def _view(self, entry: Entry) -> OperationView:
         with self._switches.changed:

@@ -24,6 +24,7 @@ class Lookout:
         events: Where to tell what goes wrong.
         clock: Seconds since the device was opened.
         poll_s: Seconds between two readings.
+        awake: Seconds that the machine was not asleep, which power was drawn for.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Lookout:
         events: EventLog,
         clock: Callable[[], float],
         poll_s: float,
+        awake: Callable[[], float],
     ) -> None:
         self._watch = watch
         self._meter = meter
@@ -45,15 +47,16 @@ class Lookout:
         self._events = events
         self._clock = clock
         self._poll_s = poll_s
+        self._awake = awake
 
     def poll(self) -> None:
         """Read everything once, and act on it. Sources are read before the lock is taken: a command may be slow."""
         readings = self._watch.read()
-        now_s = self._clock()
-        sample = None if self._meter is None else self._meter.sample(now_s)
+        now_s, awake_s = self._clock(), self._awake()
+        sample = None if self._meter is None else self._meter.sample(awake_s)
         source = "" if self._meter is None else self._meter.source
         with self._switches.changed:
-            self._account.tick(now_s, self._switches.rested(), sample, source)
+            self._account.tick(awake_s, self._switches.rested(), sample, source)
             self._steering.take(self._watch.take(readings, now_s))
 
     def run(self) -> None:

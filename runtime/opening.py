@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -31,7 +30,7 @@ def open_device(
     resume: Resume | None = None,
     migrate: bool = False,
     pinned: Sequence[str | os.PathLike[str]] = (),
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] | None = None,
     tools: Tools | None = None,
     watches: bool = True,
 ) -> Device:
@@ -48,7 +47,7 @@ def open_device(
         migrate: Take over a state directory of another bundle: begin in this one's dense mode, keep the counters.
         pinned: Files of public keys. With any, one of them must have signed the bundle, and its release may not be
             lower than the highest that the state directory remembers as committed.
-        clock: Seconds on a clock that never jumps.
+        clock: Seconds on a clock that never jumps; None for the machine's.
         tools: Where programs and sysfs are.
         watches: Whether a thread reads what is watched; without it, ``Device.poll`` is to be called.
 

@@ -2,10 +2,14 @@
 
 Only a request without a lease is kept: a lease is counted on a clock that a restart stops, and ends with it. Holds are
 their programs' business, which ask again.
+
+A card may take seconds over a write, and nobody may wait for it who asked for nothing: neither who holds the device's
+lock nor a walk that safety begins. So a thread of its own writes, and whoever asked waits for it before being answered.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
@@ -40,24 +44,73 @@ class Remembered:
         self._path = None if folder is None else folder / NAME
         self._trouble = trouble
         self._kept: _Kept | None = None
+        self._changed = threading.Condition()
+        self._noted = self._done = 0
+        """Number of the last change that was noted, and of the last that was written."""
+        self._closed = False
+        self._thread: threading.Thread | None = None
         self.wish = self._read(modes)
         """What was asked for before the restart."""
+        self._wanted: _Kept | None = self._kept
+
+    def start(self) -> None:
+        """Begin to write what is noted."""
+        if self._path is not None:
+            self._thread = threading.Thread(target=self._run, args=(self._path,), name="geoshift-memory", daemon=True)
+            self._thread.start()
 
     def keep(self, wish: Wish | None) -> None:
-        """Remember this from now on; written only if it changes, as flash wears."""
-        # What the file may hold: a longer name is a stranger's, and not worth a place.
-        kept = None if wish is None or wish.until_s is not None else _Kept(wish.mode, wish.source[:256])
-        if self._path is None or kept == self._kept:
+        """Note what is to be remembered from now on; takes no time. ``settle`` waits until it is safe."""
+        if self._path is None:
+            return
+        with self._changed:
+            # What the file may hold: a longer name is a stranger's, and not worth a place.
+            self._wanted = None if wish is None or wish.until_s is not None else _Kept(wish.mode, wish.source[:256])
+            self._noted += 1
+            self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until what was noted before the call, or something newer, is on the disk, or the trouble was told."""
+        with self._changed:
+            number = self._noted
+            self._changed.wait_for(lambda: self._done >= number)
+
+    def close(self) -> None:
+        """Write what was noted last, and end. Nothing may be noted any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, path: Path) -> None:
+        """Write what is noted, the last of it, until closed."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._noted > self._done or self._closed)
+                if self._noted == self._done:
+                    return
+                number, wanted = self._noted, self._wanted
+            try:
+                self._write(path, wanted)
+            finally:
+                with self._changed:
+                    self._done = number
+                    self._changed.notify_all()
+
+    def _write(self, path: Path, wanted: _Kept | None) -> None:
+        """Write, unless the disk has it: flash wears."""
+        if wanted == self._kept:
             return
         try:
-            if kept is None:
-                private_files.remove(self._path)
+            if wanted is None:
+                private_files.remove(path)
             else:
-                private_files.write(self._path, msgspec.json.encode(kept))
-            self._kept = kept
+                private_files.write(path, msgspec.json.encode(wanted))
+            self._kept = wanted
         except OSError as error:
             self._trouble(
-                f"{self._path}: {error.strerror}; what is asked for by hand now will be forgotten by a restart: make "
+                f"{path}: {error.strerror}; what is asked for by hand now will be forgotten by a restart: make "
                 "room, or replace the disk"
             )
 

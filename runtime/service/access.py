@@ -10,7 +10,7 @@ from litestar.connection import Request
 from litestar.datastructures import Cookie
 from litestar.params import FromPath, JSONBody
 
-from runtime.service.auth import PUBLIC, SCOPE, principal_of
+from runtime.service.auth import PUBLIC, SCOPE, later, principal_of
 from runtime.service.messages import (
     LogLine,
     NewToken,
@@ -21,7 +21,7 @@ from runtime.service.messages import (
     TokenRequest,
     TokenView,
 )
-from runtime.service.pairing import PairingRefused
+from runtime.service.pairing import PairingRefused, PairingTooSoon
 from runtime.service.problems import Refused
 from runtime.service.service import Here
 from runtime.service.sessions import cookie_name
@@ -45,8 +45,12 @@ async def pair(service: Here, request: AnyRequest, data: JSONBody[PairRequest]) 
     """Exchange the proof of a one-time code for a token."""
     try:
         token, proof = await service.control.run(
-            service.pairing.admit, bytes.fromhex(data.nonce), bytes.fromhex(data.proof), data.name, service.tokens
-        )
+            service.pairing.admit, bytes.fromhex(data.nonce), bytes.fromhex(data.proof), data.name, service.tokens,
+            "local" if request.client is None else request.client.host,
+        )  # fmt: skip
+    except PairingTooSoon as error:
+        service.door.refusals += 1
+        raise later(str(error), error.wait_s) from error
     except PairingRefused as error:
         service.log.write("warning", "pairing refused", reason=str(error))
         service.door.failed(request)

@@ -65,7 +65,7 @@ class Door:
         if needed == PUBLIC:
             # Open to strangers, and not without end.
             if wait := self._requests.take(("stranger", _address(connection))):
-                raise _later("requests: found too many from this address", wait)
+                raise later("requests: found too many from this address", wait)
             return
         principal = self._principal(connection)
         if not isinstance(needed, Scope) or principal.scope < needed:
@@ -79,7 +79,7 @@ class Door:
         connection.scope["state"]["principal"] = principal
         wait = 0.0 if handler.opt.get(UNMETERED) else self._requests.take(principal.id)
         if wait:
-            raise _later("requests: found too many from this token", wait)
+            raise later("requests: found too many from this token", wait)
 
     def knows(self, principal: Principal) -> bool:
         """Whether somebody who was let in would be let in again."""
@@ -93,7 +93,7 @@ class Door:
         """
         self.refusals += 1
         if wait := self._failures.take(_address(connection)):
-            raise _later("found too many failures from this address", wait)
+            raise later("found too many failures from this address", wait)
 
     def _principal(self, connection: Connection) -> Principal:
         if not self._required:
@@ -145,10 +145,16 @@ def _unauthorized(found: str) -> Refused:
     )
 
 
-def _later(what: str, wait_s: float) -> Refused:
+def later(what: str, wait_s: float) -> Refused:
+    """What somebody is told who has to wait.
+
+    Args:
+        what: What was found.
+        wait_s: For how long.
+    """
     return Refused(
         HTTPStatus.TOO_MANY_REQUESTS,
-        f"{what}; try again in {wait_s:.0f} s",
+        f"{what}; try again in {max(1, math.ceil(wait_s))} s",
         {"Retry-After": str(max(1, math.ceil(wait_s)))},
         "rate",
     )

@@ -40,7 +40,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     handshakes: Positive = 64
     """Of TLS, under way at once; the oldest makes way for the next. One takes a board some 10 ms."""
     streams: Positive = 32
-    """Of events, at once."""
+    """Of events, at once, a quarter of them of one token."""
     control_bytes: Positive = 64 << 10
     """Body of a request that is not inference."""
     infer_bytes: Positive = 16 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Final
@@ -17,6 +18,9 @@ QUIET_S: Final = 15.0
 """Until a comment says that the connection is alive; middleboxes forget one after 30 s or more."""
 RETRY_MS: Final = 2000
 MEDIA_TYPE: Final = "text/event-stream"
+SHARE: Final = 4
+"""One principal has at most one in so many of all streams. More of its own are refused and end none: a browser that
+loses a stream opens it anew, and its tabs would take turns for ever."""
 
 
 class Streams:
@@ -30,12 +34,18 @@ class Streams:
     def __init__(self, feed: Feed, limit: int) -> None:
         self._feed = feed
         self._limit = limit
-        self.open = 0
+        self._by: Counter[str] = Counter()
 
-    def stream(self, last: str | None, known: Callable[[], bool]) -> AsyncIterator[bytes]:
+    @property
+    def open(self) -> int:
+        """Streams that are open now."""
+        return self._by.total()
+
+    def stream(self, who: str, last: str | None, known: Callable[[], bool]) -> AsyncIterator[bytes]:
         """A stream from after an event on.
 
         Args:
+            who: Id of the principal.
             last: ``Last-Event-ID`` as the client sent it; None for only what is new.
             known: Whether the listener may still come in; asked before each piece, and the stream ends if not.
 
@@ -44,16 +54,18 @@ class Streams:
         """
         if last is not None and not re.fullmatch(r"[0-9]{1,15}", last):
             raise Refused(HTTPStatus.BAD_REQUEST, "last-event-id: found no number, expected the id of an event")
-        if self.open >= self._limit:
-            raise Refused(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"events: found {self.open} streams open, expected fewer; close one, or try again later",
-                {"Retry-After": "5"},
-            )
-        return self._run(self._feed.last if last is None else int(last), known)
+        of_one = max(1, self._limit // SHARE)
+        for found, limit, whose in ((self._by[who], of_one, "this token's"), (self.open, self._limit, "all tokens'")):
+            if found >= limit:
+                raise Refused(
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    f"events: found {found} streams open, {whose}, expected fewer; close one, or try again later",
+                    {"Retry-After": "5"},
+                )
+        return self._run(who, self._feed.last if last is None else int(last), known)
 
-    async def _run(self, position: int, known: Callable[[], bool]) -> AsyncIterator[bytes]:
-        self.open += 1
+    async def _run(self, who: str, position: int, known: Callable[[], bool]) -> AsyncIterator[bytes]:
+        self._by[who] += 1
         try:
             yield f"retry: {RETRY_MS}\n\n".encode()
             if position > self._feed.last:
@@ -72,7 +84,9 @@ class Streams:
                 yield b"".join(_lines(event) for event in found)
                 position = found[-1].id
         finally:
-            self.open -= 1
+            self._by[who] -= 1
+            if not self._by[who]:
+                del self._by[who]
 
 
 def _lines(event: Event) -> bytes:

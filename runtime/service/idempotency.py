@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final, Generic, TypeVar
 
+from runtime.clock import since_boot_s
 from runtime.service.problems import Refused
 
 HEADER: Final = "idempotency-key"
@@ -28,7 +28,7 @@ class Once(Generic[R]):
         clock: Seconds on a clock that never jumps.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = since_boot_s) -> None:
         self._clock = clock
         self._known: OrderedDict[tuple[str, str], tuple[bytes, float, R]] = OrderedDict()
         self._turn = asyncio.Lock()

@@ -206,7 +206,9 @@ async def event_stream(
     The stream ends when the token is revoked that it began with.
     """
     who = principal_of(request)
-    return Stream(service.streams.stream(last_event_id, lambda: service.door.knows(who)), media_type=events.MEDIA_TYPE)
+    return Stream(
+        service.streams.stream(who.id, last_event_id, lambda: service.door.knows(who)), media_type=events.MEDIA_TYPE
+    )
 
 
 async def _outcome(service: Service, begun: OperationView, wait_s: float) -> OperationView:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.runtime.disturbed import said
 from tests.runtime.restarts import restart
+from tests.runtime.threads import PATIENCE_S
 
 
 def victim(bundle, path, policy, number=0, way="kill"):
@@ -24,6 +25,6 @@ def killed_at_random(bundle, path, policy, times, seed=0):
         child = victim(bundle, path, policy)
         assert child.stdout.read(chance.randint(20, 400))  # it is somewhere behind that when we have read it
         child.kill()
-        child.communicate(timeout=60)
+        child.communicate(timeout=PATIENCE_S)
         seen[said(restart(bundle, path, policy))] += 1
     return seen

@@ -20,7 +20,7 @@ from dns.rdtypes.IN.SRV import SRV
 GROUP_V4, GROUP_V6, PORT = "224.0.0.251", "ff02::fb", 5353
 TYPE = "_geoshift._tcp.local."
 FLUSH = 0x8000
-PATIENCE_S = 30
+PATIENCE_S = 60
 """How long to wait for what must come; a busy machine takes its time."""
 
 

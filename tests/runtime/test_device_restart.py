@@ -1,18 +1,29 @@
 """What a device remembers over a restart, and what it does with a walk that was cut short."""
 
+import threading
+from contextlib import contextmanager
+
 import msgspec
 import pytest
 
 from device_profiles import as_builtins
+from runtime import private_files
+from runtime.bundle import read
 from runtime.opening import open_device
 from runtime.remembered import NAME
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.devices import STANDS, Clock, settled, told, walking
+from tests.runtime.threads import PATIENCE_S, until
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return write_bundle(tmp_path_factory.mktemp("bundle") / "plan")
+
+
+@pytest.fixture(scope="module")
+def bundle_inputs(path):
+    return read(path).evaluation.inputs[:1]
 
 
 @pytest.fixture
@@ -122,6 +133,67 @@ def test_a_memory_that_cannot_be_written_is_told_and_the_switch_goes_on(start, t
         (tmp_path / "state" / NAME).mkdir()
         assert device.wait(device.switch("C2", who="ann").id, 60).outcome == "committed"
         assert "will be forgotten by a restart" in told(device, "fault")[0]["detail"]
+
+
+class SlowCard:
+    """A card that takes over a write for as long as it is told to."""
+
+    def __init__(self, monkeypatch):
+        self._write, self._may, self.written, self.begun = private_files.write, threading.Event(), [], 0
+        monkeypatch.setattr(private_files, "write", self.write)
+
+    def write(self, path, content):
+        if path.name == NAME:
+            self.begun += 1
+            assert self._may.wait(PATIENCE_S)
+            self.written.append(msgspec.json.decode(content)["mode"])
+        self._write(path, content)
+
+    @contextmanager
+    def stuck(self):
+        self._may.clear()
+        yield
+        self._may.set()
+
+
+def beside(act):
+    """Do something on a thread of its own."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_slow_card_keeps_nobody_waiting_but_who_asked(start, bundle_inputs, monkeypatch):
+    card = SlowCard(monkeypatch)
+    with start() as device:
+        with card.stuck():
+            asks = beside(lambda: device.switch("C2", who="ann"))
+            until(lambda: card.begun)
+            looks = beside(lambda: (device.infer(bundle_inputs), device.poll(), device.operations(), settled(device)))
+            looks.join(20)
+            assert not looks.is_alive(), "the card is waited for by those who asked for nothing"
+            assert device.status().mode == "C2"
+            assert asks.is_alive(), "it was said to be done before it was safe"
+        asks.join()
+    with start() as device:
+        assert settled(device).decision.source == "ann"
+
+
+def test_of_what_comes_while_the_card_is_slow_the_last_is_kept(start, monkeypatch):
+    card = SlowCard(monkeypatch)
+    with start() as device:
+        with card.stuck():
+            asks = [beside(lambda: device.switch("C2", who="ann"))]
+            until(lambda: card.begun)
+            for mode in ("C3", "C1", "C3"):
+                until(lambda: device._switches.current is None)
+                asks.append(beside(lambda mode=mode: device.switch(mode, who="bob")))
+                until(lambda mode=mode: device._steering.decision.mode == mode)
+        for one in asks:
+            one.join()
+        assert card.written == ["C2", "C3"]
+    with start() as device:
+        assert (settled(device).mode, device.status().decision.source) == ("C3", "bob")
 
 
 def test_a_name_without_an_end_is_cut(start):

@@ -18,6 +18,7 @@ from tests.runtime.disks import BROKEN, FULL, Disk, Forgetful, Killed
 from tests.runtime.disturbed import WALKS, live, operations, recover, said, sample, tear, ways
 from tests.runtime.killings import killed_at_random, victim
 from tests.runtime.restarts import DEVICE, restart
+from tests.runtime.threads import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_a_process_that_is_really_killed_leaves_what_the_journal_says(bundle, tm
     sample += [(opening.count + walking.index(name) + 1, "half") for name in ("write", "store")]
     children = [(victim(bundle, tmp_path / f"{at}{way}", "persistent", at, way), f"{at}{way}") for at, way in sample]
     for child, name in children:
-        _, complaint = child.communicate(timeout=60)
+        _, complaint = child.communicate(timeout=PATIENCE_S)
         assert child.returncode == -signal.SIGKILL, complaint.decode()
         assert restart(bundle, tmp_path / name, "persistent") is not None
 

@@ -1,17 +1,33 @@
-"""What tests of threads share: waiting for a condition, and Ctrl-C at a chosen place."""
+"""What tests of threads share: waiting for a condition, counting what is left, and Ctrl-C at a chosen place."""
 
 import inspect
+import os
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 LINES = range(8)
 """More lines than any of the functions runs before its context is open."""
 
 
+PATIENCE_S = 120
+"""For what must come; a busy machine takes its time, and what never comes must still end the test."""
+
+
 def until(condition):
+    end = time.monotonic() + PATIENCE_S
     while not condition():
+        assert time.monotonic() < end, "waited in vain"
         threading.Event().wait(0.001)
+
+
+@contextmanager
+def nothing_left():
+    """Everything that begins inside ends, threads and descriptors; the last of them may take a moment."""
+    threads, descriptors = set(threading.enumerate()), set(os.listdir("/proc/self/fd"))
+    yield
+    until(lambda: set(threading.enumerate()) <= threads and set(os.listdir("/proc/self/fd")) <= descriptors)
 
 
 def in_line(turnstile):

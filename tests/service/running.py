@@ -23,6 +23,7 @@ from runtime.service.service import Service, assemble
 from runtime.service.tokens import Scope
 from runtime.state_directory import StateDirectory
 from tests.runtime.bundles import profile
+from tests.runtime.threads import PATIENCE_S
 
 FAST = {"writes__increments_per_second": 1e9, "writes__stall_budget_ms": 1e9}
 STILL = {"writes__increments_per_second": 0.001, "writes__stall_budget_ms": 1e9}
@@ -46,7 +47,7 @@ class Running:
     @property
     def log(self):
         """What was logged so far, all of it."""
-        assert self.service.log.drain(20)
+        assert self.service.log.drain(PATIENCE_S)
         return self.stream
 
     def token(self, scope=Scope.ADMIN, name="tester"):
@@ -63,7 +64,7 @@ class Running:
             host, _, port = url.removeprefix("https://").rpartition(":")
             options["verify"] = context(host.strip("[]"), int(port), self.service.certificate.sha256)
         return httpx.Client(
-            base_url=url, headers={**headers, **options.pop("headers", {})}, timeout=20, trust_env=False, **options
+            base_url=url, headers=headers | options.pop("headers", {}), timeout=PATIENCE_S, trust_env=False, **options
         )
 
 
@@ -84,10 +85,10 @@ def running(
         thread = threading.Thread(target=server.run_until_stopped, name="test-server")
         thread.start()
         try:
-            assert serves.wait(20), "the server did not start"
+            assert serves.wait(PATIENCE_S), "the server did not start"
             yield Running(service, server, place.url, log)
         finally:
             server.stop()
-            thread.join(20)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive(), "the server did not stop"
             service.log.close()

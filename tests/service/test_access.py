@@ -134,13 +134,17 @@ def test_pairing_gives_a_token_of_the_scope_that_the_board_allowed(device):
     assert paired(device, code).status_code == 403
 
 
-def test_guessing_codes_ends_soon(device):
-    code = device.service.pairing.open(device.service.certificate.sha256, Scope.SWITCH)
-    for _ in range(5):
-        assert paired(device, code, wrong=True).status_code == 403
-    refused = paired(device, code)
-    assert refused.status_code == 403
-    assert "geoshift pair" in refused.json()["detail"]
+def test_guessing_codes_is_slowed_down_and_stops_nobody_at_another_address(plan, tmp_path):
+    with running(plan, tmp_path / "service", config={"limits": PATIENT}) as device:
+        code = device.service.pairing.open(device.service.certificate.sha256, Scope.SWITCH)
+        guess = {"nonce": "00" * 32, "proof": "00" * 32, "name": "x"}
+        with device.http(None, transport=httpx.HTTPTransport(local_address="127.0.0.2")) as attacker:
+            answers = [attacker.post("/v1/pairing", json=guess) for _ in range(50)]
+        statuses = [one.status_code for one in answers]
+        assert statuses[:5] == [403] * 5
+        assert 429 in statuses
+        assert all("Retry-After" in one.headers for one in answers if one.status_code == 429)
+        assert paired(device, code).status_code == 201
 
 
 def test_a_browser_s_session_needs_its_number_and_its_own_page(device):

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from functools import partial
+from contextlib import ExitStack
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.service.running import running
 
 @pytest.fixture
 def device(plan, tmp_path):
-    with running(plan, tmp_path / "service", config={"limits": {"streams": 2}}) as one:
+    with running(plan, tmp_path / "service", config={"limits": {"streams": 8}}) as one:
         yield one
 
 
@@ -97,19 +97,34 @@ def test_an_id_that_is_no_number_is_refused(device, last):
         assert http.get("/v1/events", headers={"Last-Event-ID": last}).status_code == 400
 
 
+def opened(stack, http):
+    """A stream that goes on until the stack closes; its lines are kept, since httpx closes an answer with them."""
+    lines = stack.enter_context(http.stream("GET", "/v1/events")).iter_lines()
+    assert next(lines) == "retry: 2000"
+    return lines
+
+
 def test_streams_are_counted_and_given_back(device):
-    with device.http() as http:
-        stream = partial(http.stream, "GET", "/v1/events")
-        with stream() as one, stream() as two:
-            # Kept, since httpx closes an answer with its iterator.
-            lines = one.iter_lines(), two.iter_lines()
-            assert [next(each) for each in lines] == ["retry: 2000"] * 2
-            refused = http.get("/v1/events")
-            assert refused.status_code == 429
-            assert "Retry-After" in refused.headers
-        until(lambda: device.service.streams.open == 0)
-        with stream() as again:
-            assert again.status_code == 200
+    with ExitStack() as stack:
+        https = [stack.enter_context(device.http(Scope.READ)) for _ in range(5)]
+        kept = [opened(stack, http) for http in https[:4] for _ in range(2)]
+        refused = https[4].get("/v1/events")
+        assert refused.status_code == 429
+        assert "Retry-After" in refused.headers
+        assert len(kept) == device.service.streams.open == 8
+    until(lambda: device.service.streams.open == 0)
+    with device.http() as http, http.stream("GET", "/v1/events") as again:
+        assert again.status_code == 200
+
+
+def test_one_reader_s_streams_leave_room_for_others(device):
+    with device.http(Scope.READ) as greedy, device.http(Scope.READ) as other, ExitStack() as stack:
+        kept = [opened(stack, greedy) for _ in range(2)]
+        refused = greedy.get("/v1/events")
+        assert refused.status_code == 429
+        assert "this token's" in refused.json()["detail"]
+        kept.append(opened(stack, other))
+        assert device.service.streams.open == len(kept)
 
 
 @pytest.mark.parametrize("ended", ["revoke", "rotate"])

@@ -19,7 +19,7 @@ from runtime.service.config import Config, ConfigError, load, override
 from runtime.service.listening import bind, is_loopback
 from runtime.service.notify import notify, watchdog_period_s
 from runtime.service.tokens import Scope
-from tests.runtime.threads import until
+from tests.runtime.threads import PATIENCE_S, until
 from tests.service.running import running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def test_clients_that_never_finish_their_handshake_are_few_and_keep_nobody_out(p
     ):
         assert http.get("/v1/status").status_code == 200
         address = ("127.0.0.1", int(device.url.rpartition(":")[2]))
-        silent = [stack.enter_context(socket.create_connection(address, 20)) for _ in range(20)]
+        silent = [stack.enter_context(socket.create_connection(address, PATIENCE_S)) for _ in range(20)]
         # The oldest make way, and who is through keeps the connection.
         assert [one.recv(1) for one in silent[:16]] == [b""] * 16
         assert http.get("/v1/status").status_code == 200
@@ -89,10 +89,10 @@ def test_clients_that_never_finish_their_handshake_are_few_and_keep_nobody_out(p
 
 
 def test_where_nobody_listens_it_says_so():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with pytest.raises(Unreachable, match="geoshift serve"):
-        seen("127.0.0.1", port)
+    with socket.socket() as taken:  # bound, so that nobody else gets the port, and deaf
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(Unreachable, match="geoshift serve"):
+            seen(*taken.getsockname())
 
 
 def test_a_unix_socket_serves_its_group_and_is_gone_afterwards(plan, tmp_path):
@@ -288,6 +288,6 @@ def test_more_silent_connections_than_descriptors_keep_nobody_out(plan, tmp_path
     ):
         port = int(child.stdout.readline())
         for _ in range(600):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
-        said, faults = child.communicate("go\n", 60)
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
+        said, faults = child.communicate("go\n", PATIENCE_S)
     assert (said, faults) == ("200\n", "")

@@ -18,6 +18,7 @@ from runtime.service.problems import Refused
 from runtime.service.rate import Buckets
 from runtime.service.sessions import Sessions
 from runtime.service.tokens import Principal, Scope
+from tests.runtime.threads import PATIENCE_S
 from tests.service.clocks import Clock
 
 WHO = Principal("000000000000", "x", Scope.READ)
@@ -34,10 +35,10 @@ def test_a_session_ends_when_it_is_idle_and_not_before():
     assert kept.find(cookie) is None
 
 
-def test_sessions_are_a_bounded_number_and_the_one_unused_for_longest_ends():
+def test_sessions_of_a_token_are_a_bounded_number_and_its_one_unused_for_longest_ends():
     kept = Sessions(lambda _: True, Clock())
     first, _ = kept.begin(WHO)
-    others = [kept.begin(WHO)[0] for _ in range(sessions.LIMIT - 1)]
+    others = [kept.begin(WHO)[0] for _ in range(sessions.LIMIT_OF_ONE - 1)]
     assert kept.find(first)
     kept.begin(WHO)
     assert kept.find(others[0]) is None
@@ -45,6 +46,36 @@ def test_sessions_are_a_bounded_number_and_the_one_unused_for_longest_ends():
     kept.end(first)
     kept.end("nobody's")
     assert kept.find(first) is None
+
+
+def another(number):
+    return Principal(f"{number:012d}", "y", Scope.READ)
+
+
+def test_one_reader_s_sessions_end_nobody_else_s():
+    kept = Sessions(lambda _: True, Clock())
+    other, _ = kept.begin(another(1))
+    for _ in range(10 * sessions.LIMIT):
+        kept.begin(WHO)
+    assert kept.find(other)
+
+
+def test_with_too_many_in_all_newcomers_are_refused_until_some_are_over():
+    clock, valid = Clock(), set(range(sessions.LIMIT + 1))
+    kept = Sessions(lambda who: int(who.id) in valid, clock)
+    cookies = [kept.begin(another(number))[0] for number in range(sessions.LIMIT)]
+    newcomer = another(sessions.LIMIT)
+    with pytest.raises(Refused, match="sessions of other tokens") as refused:
+        kept.begin(newcomer)
+    assert refused.value.status == 429
+    assert all(kept.find(cookie) for cookie in cookies)
+    valid.remove(7)  # its token is revoked
+    assert kept.find(kept.begin(newcomer)[0])
+    assert kept.find(cookies[7]) is None
+    assert kept.find(cookies[8])
+    clock.wait(sessions.IDLE_S)
+    assert kept.find(kept.begin(another(3))[0])
+    assert kept.find(cookies[8]) is None
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "ü" * 10, "\udcff"])
@@ -134,7 +165,7 @@ def test_a_reader_that_is_stuck_is_not_waited_for_and_learns_how_much_it_missed(
         log.write("info", str(number))
     assert not log.drain(0)
     reads.set()
-    assert log.drain(60)
+    assert log.drain(PATIENCE_S)
     *written, last = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["event"] for line in written] == [str(number) for number in range(len(written))]
     # The one that the thread was stuck with may have made room for another.
@@ -150,7 +181,7 @@ def test_the_real_standard_error_is_not_waited_for_and_a_process_with_a_stuck_on
         "print(log.drain(0), flush=True)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        assert child.wait(60) == 0
+        assert child.wait(PATIENCE_S) == 0
         assert child.stdout.read() == b"False\n"
         assert json.loads(child.stderr.readline())["event"] == "x" * 100
 

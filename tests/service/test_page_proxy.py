@@ -11,6 +11,7 @@ from runtime.channel import Channel, RequestRefused
 from runtime.client import Client
 from runtime.page_proxy import Proxy
 from runtime.service.tokens import Scope
+from tests.runtime.threads import PATIENCE_S
 from tests.service.running import running
 
 
@@ -44,7 +45,7 @@ def entered(device):
 def answered(proxy, *lines, body=b""):
     """The first line of what the proxy says to these lines of a request."""
     host, port = proxy.host.split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as link, link.makefile("rb") as file:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as link, link.makefile("rb") as file:
         link.sendall(b"\r\n".join([*(line.encode("latin-1") for line in lines), b"", body]))
         return file.read().partition(b"\r\n")[0].decode()
 

@@ -11,7 +11,7 @@ import pytest
 from runtime import private_files
 from runtime.service.readiness import Condition, Readiness
 from runtime.service.service import CONTROL_LINE
-from tests.runtime.threads import until
+from tests.runtime.threads import PATIENCE_S, until
 from tests.service.running import running
 
 
@@ -23,7 +23,7 @@ def systemd(tmp_path, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "100000")
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.settimeout(20)
+        listener.settimeout(PATIENCE_S)
         listener.bind(os.fspath(path))
         yield listener
 
@@ -40,7 +40,7 @@ def full_line(device, tokens):
     with contextlib.ExitStack() as stack:
         with private_files.locked(tokens):
             for _ in range(CONTROL_LINE):
-                one = stack.enter_context(socket.create_connection((host, int(port)), 20))
+                one = stack.enter_context(socket.create_connection((host, int(port)), PATIENCE_S))
                 one.sendall(head.encode() + body)
             until(lambda: device.service.control.busy == CONTROL_LINE)
             yield
@@ -57,7 +57,7 @@ def test_a_full_line_of_calls_keeps_neither_watchdog_nor_readiness_waiting(plan,
             with contextlib.suppress(BlockingIOError):
                 while systemd.recv(100):
                     pass
-            systemd.settimeout(20)
+            systemd.settimeout(PATIENCE_S)
             for _ in range(3):
                 assert b"WATCHDOG=1" in systemd.recv(100)
         assert b"WATCHDOG=1" in systemd.recv(100)
@@ -75,7 +75,7 @@ def test_all_who_ask_at_once_share_one_question_and_who_gives_up_spoils_it_for_n
 
         def status(self):
             self.asked += 1
-            assert self.may.wait(20)
+            assert self.may.wait(PATIENCE_S)
             return self
 
     async def go():

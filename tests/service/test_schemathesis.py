@@ -14,6 +14,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.runtime.threads import PATIENCE_S
 from tests.service.running import running
 from tests.service.test_access import PATIENT
 
@@ -55,6 +56,6 @@ def try_it(operation, mode, headers, seen):
             case.query["wait_s"] = 0
         if isinstance(case.body, dict) and "wait_s" in case.body:
             case.body["wait_s"] = 0
-        case.call_and_validate(headers=headers, checks=CHECKS, timeout=20)
+        case.call_and_validate(headers=headers, checks=CHECKS, timeout=PATIENCE_S)
 
     run()

@@ -4,6 +4,7 @@ import pytest
 
 from runtime.operations import KEPT
 from runtime.service.tokens import Scope
+from tests.runtime.threads import PATIENCE_S
 from tests.service.running import STILL, running
 
 
@@ -79,7 +80,7 @@ def until_walks(running):
     events = running.service.device.events()
     last = 0
     while running.service.device.status().phase != "walking":
-        found = events.wait(last, 10)
+        found = events.wait(last, PATIENCE_S)
         assert found, "the walk did not begin"
         last = found[-1].id
 

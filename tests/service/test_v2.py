@@ -114,8 +114,10 @@ def test_answers_during_walks_are_those_of_states_of_the_path(device, headers, s
         caller.start()
     try:
         with device.http() as http:
-            for mode in ("C2", "C3", "C1") * 3:
-                assert http.post("/v1/switch", json={"mode": mode, "wait_s": 60}).json()["outcome"] == "committed"
+            for tour in range(1, 4):
+                for mode in ("C2", "C3", "C1"):
+                    assert http.post("/v1/switch", json={"mode": mode, "wait_s": 60}).json()["outcome"] == "committed"
+                until(lambda tour=tour: len(found) > 3 * tour or failures)
     finally:
         stop.set()
         for caller in callers:
