@@ -17,7 +17,7 @@ ONE = (("C1", "C2"),)
 @pytest.fixture(scope="module")
 def few(study):
     """The study on fewer samples."""
-    return replace(study, probes=8, samples=study.samples.take(120))
+    return replace(study, probes=8, samples=study.samples.take(120), max_drop=0.1)
 
 
 @pytest.fixture(scope="module")
