@@ -33,8 +33,8 @@ FLAT = 0.01
 """Share of the distance between the ends below which a state is taken to lie on the line between them."""
 SAMPLES = 128
 LARGEST = 350_000
-"""Multiply-accumulates for one sample up to which a landscape is drawn unasked. Grid and paths are about 350 states; with
-128 samples each they take up to 1.6e10 of them for a transition, a second or two on one core. Digits take 0.4 s."""
+"""Multiply-accumulates for one sample up to which a landscape is drawn unasked. Grid and paths are about 350 states;
+with 128 samples each they take up to 1.6e10 of them for a transition, seconds on one core. Digits take 0.4 s."""
 LARGEST_LOSS = 1e6
 """Stands for whatever is larger or not finite."""
 

@@ -163,6 +163,6 @@ WIDE: Final = (
     Variation(probes=256),
     Variation(metric="fisher"),
 )
-"""One parameter at a time, around the default: those that changed a worst state somewhere, see docs/geometry.md. Damping,
-the solver and the order of rows changed none, and have to be asked for."""
+"""One parameter at a time, around the default: those that changed a worst state somewhere, see docs/geometry.md.
+Damping, the solver and the order of rows changed none, and have to be asked for."""
 STUDIES: Final = {"small": SMALL, "wide": WIDE}

@@ -142,13 +142,13 @@ def without_seconds(path):
 
 
 def test_the_same_seed_gives_the_same_plan_whatever_the_test_set_says(planned, tmp_path):
-    """Planned again on a test set whose labels are wrong: evidence and eval.npz change, no choice does."""
+    """Planned again on a test set whose labels are wrong: evidence, eval.npz and pictures change, no choice does."""
     dataset = planned.dataset
     wrong = dataclasses.replace(dataset, test_y=(dataset.test_y + 1) % 10)
     make_plan(planned.module, "digits-cnn", wrong, planned.profile, tmp_path / "plan", options=EVERY)
     one, other = without_seconds(planned.path), without_seconds(tmp_path / "plan")
     differing = {name for name in one["files"] if one["files"][name] != other["files"][name]}
-    assert differing == {"eval.npz"}
+    assert differing == {"eval.npz", *(move["landscape"] for move in one["transitions"])}
     assert [move["candidates"] for move in one["transitions"]] == [move["candidates"] for move in other["transitions"]]
     assert other["modes"][0]["accuracy"] < 0.2
 
