@@ -2,8 +2,8 @@
 
 The code never travels. Both sides stretch it with the certificate's digest as salt and answer a fresh number with it.
 Somebody in the middle shows the client another certificate, so the client's proof is worthless at the device; and the
-client keeps no token unless the device has proved the code too. Of 2^60 codes a device looks at 2^24 guesses at most, and
-a proof that was overheard takes longer to guess back than the code lives: 60 bits at 2^14 rounds of scrypt.
+client keeps no token unless the device has proved the code too. Of 2^60 codes a device looks at 2^24 guesses at most,
+and a proof that was overheard takes longer to guess back than the code lives: 60 bits at 2^14 rounds of scrypt.
 """
 
 from __future__ import annotations

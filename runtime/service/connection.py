@@ -4,23 +4,35 @@ Uvicorn bounds the time between two requests. A slow client can still send a hea
 that nobody reads, or never take its answer. Each of these ends here. Until then it has its connection, so one address
 gets a part of them only: strangers at one address keep those at others from nothing. At a Unix socket there are no
 addresses; its file's rights say who may come.
+
+What is no HTTP is refused with a problem document, like anything else that is refused, unless an answer has begun. What
+is no TLS where TLS is spoken gets TLS's own alert.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
+import sys
 from collections import Counter
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from runtime.service import problems
 from runtime.service.config import Limits
+from runtime.service.gate import completed
 from runtime.service.rate import neighbourhood
 
 SHARE: Final = 4
 """One address has at most one in so many of all connections."""
+
+MALFORMED: Final = (
+    "request: found no HTTP/1.1, or a head of over 16 KiB; expected method, target, headers, body as RFC 9112 has them"
+)
 
 
 def bounded(limits: Limits, arrived: Callable[[int], None]) -> type[H11Protocol]:
@@ -56,6 +68,30 @@ def bounded(limits: Limits, arrived: Callable[[int], None]) -> type[H11Protocol]
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             self._watch()
+
+        def send_400_response(self, msg: str) -> None:
+            """Refuse what h11 cannot read, in the form of all refusals; uvicorn would do so in plain text."""
+            if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+                # In the middle of an answer, or behind the last one, nothing more can be said.
+                self.transport.close()
+                return
+            # Uvicorn calls this while it handles h11's error, which knows of heads that are too large.
+            error = sys.exc_info()[1]
+            status = HTTPStatus(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400)
+            request_id = secrets.token_hex(8)
+            answer = problems.generic(status, MALFORMED, request_id, inference=False)
+            headers = [
+                (b"content-type", problems.MEDIA_TYPE.encode()),
+                (b"content-length", b"%d" % len(answer.body)),
+                (b"connection", b"close"),
+            ]
+            for part in (
+                h11.Response(status_code=status, headers=completed(headers, request_id), reason=status.phrase.encode()),
+                h11.Data(data=answer.body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(part) or b"")
+            self.transport.close()
 
         def pause_writing(self) -> None:
             super().pause_writing()

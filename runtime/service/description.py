@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
 from litestar import Request, Router
 from litestar.exceptions import NotFoundException
 from litestar.openapi.config import OpenAPIConfig
@@ -14,11 +15,24 @@ from litestar.routes import HTTPRoute
 from runtime.service.auth import PUBLIC, SCOPE
 from runtime.service.problems import MEDIA_TYPE
 from runtime.service.service import version
+from runtime.service.tensors import LENGTH_HEADER, InferRequest, InferResponse
 from runtime.service.tokens import Scope
 
 PATH: Final = "/v1/schema"
 FILE: Final = "/openapi.json"
+INFER: Final = "/infer"
 _METHODS: Final = {"get", "post", "put", "delete"}
+_RAW: Final[dict[str, Any]] = {
+    "schema": {
+        "type": "string",
+        "format": "binary",
+        "description": "The JSON form, and behind it the raw tensor: float32, little endian, C order.",
+    }
+}
+_LENGTH: Final[dict[str, Any]] = {
+    "description": "Bytes of the JSON, where a raw tensor follows.",
+    "schema": {"type": "integer", "minimum": 1},
+}
 _PROBLEM: Final[dict[str, Any]] = {
     "description": "A problem, as RFC 9457 has it.",
     "content": {
@@ -67,7 +81,15 @@ class _Document(JsonRenderPlugin):
             }
             for path, item in openapi_schema["paths"].items()
         }
-        return super().render(request, {**openapi_schema, "paths": paths})
+        (asked, answered), records = msgspec.json.schema_components(
+            (InferRequest, InferResponse), ref_template="#/components/schemas/{name}"
+        )
+        for path, item in paths.items():
+            if path.endswith(INFER):
+                item["post"] = _inference(item["post"], asked, answered)
+        components = openapi_schema["components"]
+        components = {**components, "schemas": {**components["schemas"], **records}}
+        return super().render(request, {**openapi_schema, "paths": paths, "components": components})
 
 
 def description() -> OpenAPIConfig:
@@ -91,6 +113,24 @@ def description() -> OpenAPIConfig:
 def _completed(operation: dict[str, Any], *, public: bool) -> dict[str, Any]:
     whole = {**operation, "responses": {**_expected(operation), "default": _PROBLEM}}
     return {**whole, "security": []} if public else whole
+
+
+def _inference(operation: dict[str, Any], asked: dict[str, Any], answered: dict[str, Any]) -> dict[str, Any]:
+    """The operation of inference with its two forms: its handler takes bytes, so the framework knows of neither."""
+    responses = operation["responses"]
+    return {
+        **operation,
+        "parameters": [*operation["parameters"], {"name": LENGTH_HEADER, "in": "header", "required": False, **_LENGTH}],
+        "requestBody": {"required": True, "content": _forms(asked)},
+        "responses": {
+            **responses,
+            "200": {**responses["200"], "content": _forms(answered), "headers": {LENGTH_HEADER: _LENGTH}},
+        },
+    }
+
+
+def _forms(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}, "application/octet-stream": _RAW}
 
 
 def _expected(operation: dict[str, Any]) -> dict[str, Any]:

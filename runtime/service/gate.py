@@ -67,7 +67,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": _headers(message["headers"], request_id)}
+                message = {**message, "headers": completed(message["headers"], request_id)}
             await send(message)
 
         try:
@@ -177,8 +177,13 @@ def _once(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return found
 
 
-def _headers(given: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
-    """Headers of an answer with those that every answer has."""
+def completed(given: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer with those that every answer has.
+
+    Args:
+        given: Names in lower case, and values.
+        request_id: Id of the request.
+    """
     names = {name.lower() for name, _ in given}
     extra = {**HEADERS, "content-security-policy": POLICY, "x-request-id": request_id}
     return [*given, *((key.encode(), value.encode()) for key, value in extra.items() if key.encode() not in names)]

@@ -6,8 +6,8 @@ It is gone after one success, after ten minutes, and with the next boot.
 Wrong proofs do not close the door soon, or anybody on the network could keep everybody out. Who was wrong a few times
 waits longer and longer, each address for itself; a wait at one address is none at another. The code needs no more: it
 has 60 bits, and closes after 2^24 wrong proofs from wherever they came. So all attackers together guess a code with a
-probability of at most 2^24 / 2^60 < 2e-11, and to close it they would have to send 28,000 proofs a second for all of its
-ten minutes, which is more than a board answers. One address alone sends some twenty.
+probability of at most 2^24 / 2^60 < 2e-11, and to close it they would have to send 28,000 proofs a second for all of
+its ten minutes, which is more than a board answers. One address alone sends some twenty.
 """
 
 from __future__ import annotations

@@ -35,31 +35,69 @@ MAX_SAMPLES: Final = 4096
 _OPENING: Final = re.compile(rb"[\[ \t\r\n]*")
 
 Size = Annotated[int, Meta(ge=0, le=1 << 40)]
+Shape = Annotated[tuple[Size, ...], Meta(min_length=1, max_length=MAX_RANK, description="the batch first")]
 Parameters = dict[str, bool | int | float | str | None]
+RAW_SIZE: Final = "binary_data_size: bytes of the raw tensor that follows the JSON, four for each number."
 
 
 class TensorError(GeoshiftError):
     """A request of the inference protocol is malformed. Nothing was computed."""
 
 
-class _Input(msgspec.Struct, frozen=True):
+class InferInput(msgspec.Struct, frozen=True):
+    """A tensor for the network, its numbers either here or raw behind the JSON."""
+
+    name: Annotated[str, Meta(description=f"expected {INPUT!r}")]
+    shape: Shape
+    datatype: Annotated[str, Meta(description=f"expected {DATATYPE!r}")]
+    parameters: Annotated[Parameters, Meta(description=RAW_SIZE)] = {}
+    data: (
+        Annotated[
+            msgspec.Raw,
+            Meta(
+                description="numbers, flat in C order or nested as the shape says; absent with binary_data_size",
+                extra_json_schema={"type": "array"},
+            ),
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+
+
+class WantedOutput(msgspec.Struct, frozen=True):
+    """How the output is wanted."""
+
+    name: Annotated[str, Meta(description=f"expected {OUTPUT!r}")]
+    parameters: Annotated[Parameters, Meta(description="binary_data: whether its numbers come raw")] = {}
+
+
+class InferRequest(msgspec.Struct, frozen=True):
+    """A question of the Open Inference Protocol v2."""
+
+    inputs: Annotated[tuple[InferInput, ...], Meta(max_length=MAX_TENSORS, description="the network takes one")]
+    outputs: Annotated[tuple[WantedOutput, ...], Meta(max_length=MAX_TENSORS, description="the network has one")] = ()
+    id: Annotated[str, Meta(max_length=256, description="the caller's own, given back")] = ""
+    parameters: Annotated[
+        Parameters, Meta(description="binary_data_output: whether numbers come raw where an output does not say")
+    ] = {}
+
+
+class InferOutput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The network's answer, its numbers either here or raw behind the JSON."""
+
     name: str
-    shape: Annotated[tuple[Size, ...], Meta(min_length=1, max_length=MAX_RANK)]
     datatype: str
-    parameters: Parameters = {}
-    data: msgspec.Raw = msgspec.Raw(b"")
+    shape: Shape
+    parameters: Annotated[Parameters, Meta(description=RAW_SIZE)] = {}
+    data: Annotated[list[float], Meta(description="flat in C order")] | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Output(msgspec.Struct, frozen=True):
-    name: str
-    parameters: Parameters = {}
+class InferResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An answer of the Open Inference Protocol v2."""
 
-
-class _Request(msgspec.Struct, frozen=True):
-    inputs: Annotated[tuple[_Input, ...], Meta(max_length=MAX_TENSORS)]
-    outputs: Annotated[tuple[_Output, ...], Meta(max_length=MAX_TENSORS)] = ()
-    id: Annotated[str, Meta(max_length=256)] = ""
-    parameters: Parameters = {}
+    model_name: str
+    model_version: str
+    outputs: tuple[InferOutput, ...]
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +141,7 @@ def decode(body: bytes | bytearray, json_length: str | None, sample_shape: tuple
     """
     end = _json_end(body, json_length)
     try:
-        request = msgspec.json.decode(memoryview(body)[:end], type=_Request)
+        request = msgspec.json.decode(memoryview(body)[:end], type=InferRequest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TensorError(f"request: {error}; send a request of the Open Inference Protocol v2") from error
     if len(request.inputs) != 1:
@@ -132,19 +170,16 @@ def encode(answer: Floats, question: Question, model: str, version: str) -> tupl
     Raises:
         TensorError: The output is not finite and JSON was asked for, which has no such numbers.
     """
-    head: dict[str, Any] = {"model_name": model, "model_version": version}
-    if question.id:
-        head["id"] = question.id
-    tensor: dict[str, Any] = {"name": OUTPUT, "datatype": DATATYPE, "shape": list(answer.shape)}
-    if not question.binary:
-        if not np.isfinite(answer).all():
-            raise TensorError(f"output {OUTPUT!r}: found a number that is not finite; ask for binary data to see it")
-        tensor["data"] = answer.ravel().tolist()
-        return msgspec.json.encode({**head, "outputs": [tensor]}), None
-    raw = np.ascontiguousarray(answer, "<f4").tobytes()
-    tensor["parameters"] = {"binary_data_size": len(raw)}
-    text = msgspec.json.encode({**head, "outputs": [tensor]})
-    return text + raw, len(text)
+    raw = b""
+    if question.binary:
+        raw = np.ascontiguousarray(answer, "<f4").tobytes()
+        output = InferOutput(OUTPUT, DATATYPE, answer.shape, parameters={"binary_data_size": len(raw)})
+    elif np.isfinite(answer).all():
+        output = InferOutput(OUTPUT, DATATYPE, answer.shape, data=answer.ravel().tolist())
+    else:
+        raise TensorError(f"output {OUTPUT!r}: found a number that is not finite; ask for binary data to see it")
+    text = msgspec.json.encode(InferResponse(model, version, (output,), question.id))
+    return text + raw, len(text) if question.binary else None
 
 
 def _json_end(body: bytes | bytearray, json_length: str | None) -> int:
@@ -161,7 +196,7 @@ def _json_end(body: bytes | bytearray, json_length: str | None) -> int:
     return end
 
 
-def _check_input(given: _Input, sample_shape: tuple[int, ...]) -> None:
+def _check_input(given: InferInput, sample_shape: tuple[int, ...]) -> None:
     """Refuse a tensor that the network does not take, before any of its numbers is looked at."""
     if given.name != INPUT:
         raise TensorError(f"inputs: found {describe(given.name)}, expected {INPUT!r}")
@@ -174,7 +209,7 @@ def _check_input(given: _Input, sample_shape: tuple[int, ...]) -> None:
         )
 
 
-def _raw(given: _Input, rest: memoryview) -> memoryview | None:
+def _raw(given: InferInput, rest: memoryview) -> memoryview | None:
     """The raw bytes of the tensor; None when its numbers are in the JSON."""
     size = given.parameters.get("binary_data_size")
     if size is None:
@@ -182,10 +217,10 @@ def _raw(given: _Input, rest: memoryview) -> memoryview | None:
             raise TensorError(
                 f"request: found {len(rest)} bytes after the JSON, expected none without binary_data_size"
             )
-        if not given.data:
+        if given.data is msgspec.UNSET:
             raise TensorError(f"input {INPUT!r}: found neither data nor binary_data_size, expected one of them")
         return None
-    if given.data:
+    if given.data is not msgspec.UNSET:
         raise TensorError(f"input {INPUT!r}: found both data and binary_data_size, expected one of them")
     expected = 4 * prod(given.shape)
     if type(size) is not int or size != expected:
@@ -197,14 +232,14 @@ def _raw(given: _Input, rest: memoryview) -> memoryview | None:
     return rest
 
 
-def _from_bytes(given: _Input, raw: memoryview) -> Floats:
+def _from_bytes(given: InferInput, raw: memoryview) -> Floats:
     # A copy: the session wants aligned memory, and a header may have any length.
     return np.frombuffer(raw, "<f4").reshape(given.shape).astype(np.float32)
 
 
-def _from_json(given: _Input) -> Floats:
+def _from_json(given: InferInput) -> Floats:
     """Numbers of a JSON list, flat or nested as the shape says."""
-    raw = bytes(given.data)
+    raw = b"" if given.data is msgspec.UNSET else bytes(given.data)
     opening = _OPENING.match(raw)
     depth = opening.group().count(b"[") if opening is not None else 0
     if depth not in (1, len(given.shape)):
@@ -228,7 +263,7 @@ def _from_json(given: _Input) -> Floats:
     return x.reshape(given.shape)
 
 
-def _wants_binary(request: _Request) -> bool:
+def _wants_binary(request: InferRequest) -> bool:
     """Whether the output goes out raw; an output's own wish goes before the request's."""
     wish = request.parameters.get("binary_data_output", False)
     for output in request.outputs:

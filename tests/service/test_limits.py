@@ -1,10 +1,13 @@
 """Clients that are slow, greedy or hostile lose their connection and nobody else's."""
 
 import contextlib
+import json
 import socket
+from http import HTTPStatus
 
 import pytest
 
+from runtime.pinning import context
 from tests.runtime.threads import PATIENCE_S, until
 from tests.service.running import running
 
@@ -199,6 +202,61 @@ def test_what_is_no_honest_request_gets_no_success(hasty, sent):
             one.sendall(sent)
         found = rest(one)
     assert not found or found.split(b" ", 2)[1].startswith(b"4"), found
+
+
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def either(plan, tmp_path_factory, request):
+    with running(plan, tmp_path_factory.mktemp("state") / "service", config={"tls": request.param == "tls"}) as one:
+        yield one
+
+
+def raw(device, *sent):
+    """What comes back for bytes, sent piece by piece."""
+    scheme, host, port = device.url.replace("//", "").split(":")
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(socket.create_connection((host, int(port)), PATIENCE_S))
+        if scheme == "https":
+            one = stack.enter_context(
+                context(host, int(port), device.service.certificate.sha256).wrap_socket(one, server_hostname=host)
+            )
+        for piece in sent:
+            one.sendall(piece)
+        return rest(one)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x00" * 1000, 400),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /v1/status HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nA b\r\n\r\n", 400),
+        (b"GET /v1/status HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nA: " + b"b" * 40000, 431),
+    ],
+)
+def test_what_is_no_http_is_refused_in_the_form_of_all_refusals(either, sent, status):
+    head, _, body = raw(either, sent).partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    assert first == f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert headers["content-type"] == "application/problem+json"
+    assert (headers["connection"], int(headers["content-length"])) == ("close", len(body))
+    assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff")
+    document = json.loads(body)
+    assert (document["status"], document["type"]) == (status, "about:blank")
+    assert document["instance"] == f"urn:geoshift:request:{headers['x-request-id']}"
+    assert "RFC 9112" in document["detail"]
+
+
+def test_a_body_that_turns_into_nonsense_is_refused_once(either):
+    start = head(either, "POST", "/v1/switch", "Transfer-Encoding: chunked") + b"\r\n\r\n"
+    found = raw(either, start, b"zz\r\n")
+    assert found.startswith(b"HTTP/1.1 400")
+    assert found.count(b"HTTP/1.1 ") == 1
+    assert b"application/problem+json" in found
 
 
 @pytest.mark.parametrize(

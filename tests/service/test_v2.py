@@ -1,11 +1,13 @@
 """The inference protocol: with a plain HTTP client, and with Triton's own, unmodified."""
 
+import json
 import threading
 
 import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from jsonschema import Draft202012Validator, ValidationError
 from tritonclient.utils import InferenceServerException
 
 from runtime.service.tokens import Scope
@@ -176,6 +178,45 @@ def test_malformed_requests_are_refused_and_the_service_is_unharmed(device, samp
         assert answer.status_code == 400
         assert answer.json()["error"]
         assert http.get("/v2/health/ready").status_code == 200
+
+
+@pytest.fixture
+def described(device):
+    """The operation of inference and a check against a schema, both of the OpenAPI document."""
+    with device.http(Scope.READ) as http:
+        document = http.get("/v1/schema/openapi.json").json()
+
+    def check(value, schema):
+        Draft202012Validator({"components": document["components"], **schema}).validate(value)
+
+    return document["paths"]["/v2/models/{model}/infer"]["post"], check
+
+
+def test_the_document_describes_what_is_asked_and_answered_in_both_forms(device, samples, described):
+    operation, check = described
+    asked, answered = operation["requestBody"]["content"], operation["responses"]["200"]
+    assert set(asked) == set(answered["content"]) == {"application/json", "application/octet-stream"}
+    (length,) = [one for one in operation["parameters"] if one["in"] == "header"]
+    assert (length["name"], length["required"]) == ("inference-header-content-length", False)
+    assert set(answered["headers"]) == {"inference-header-content-length"}
+    tensor = {"name": "input", "shape": list(samples.shape), "datatype": "FP32"}
+    plain = {"inputs": [{**tensor, "data": samples.tolist()}], "id": "me"}
+    packed = {"inputs": [{**tensor, "parameters": {"binary_data_size": samples.nbytes}}],
+              "outputs": [{"name": "output", "parameters": {"binary_data": True}}]}  # fmt: skip
+    text = json.dumps(packed).encode()
+    with device.http(Scope.READ) as http:
+        for question, content, headers in (
+            (plain, json.dumps(plain).encode(), {}),
+            (packed, text + samples.tobytes(), {"Inference-Header-Content-Length": str(len(text))}),
+        ):
+            check(question, asked["application/json"]["schema"])
+            answer = http.post("/v2/models/synthetic/infer", content=content, headers=headers)
+            assert answer.headers["Content-Type"] in answered["content"]
+            end = int(answer.headers.get("Inference-Header-Content-Length", len(answer.content)))
+            check(json.loads(answer.content[:end]), answered["content"]["application/json"]["schema"])
+    for wrong in ({}, {"inputs": [{"name": "input"}]}, {"inputs": [{**tensor, "shape": []}]}, {**plain, "id": 5}):
+        with pytest.raises(ValidationError):
+            check(wrong, asked["application/json"]["schema"])
 
 
 def test_a_name_that_climbs_is_no_model(device, headers):
