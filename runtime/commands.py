@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,7 +56,9 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
         return
     out.print(_modes_table(data))
     out.print(_transitions_table(data))
-    out.print(_candidates_table(data))
+    for table in _candidates_tables(data):
+        out.print(table)
+    out.print("▸ chosen, ◆ Pareto front of bytes and worst state, ✗ not feasible; three lengths, on selection samples")
     out.print(
         f"{data['size_bytes'] / 1e3:,.0f} kB on disk (dense weights {data['dense_bytes'] / 1e3:,.0f} kB), planned in "
         f"{data['seconds']:.1f} s and {data['epoch_equivalents']:.2f} epoch-equivalents; release {data['release']}, "
@@ -193,28 +196,26 @@ def _transitions_table(data: dict[str, Any]) -> Table:
     return table
 
 
-def _candidates_table(data: dict[str, Any]) -> Table:
-    table = Table(
-        "transition", "path", "", "worst state", "bound", "written", "functional", "Fisher", "relaxed Fisher",
-        title="Candidates (▸ chosen, ◆ Pareto front of bytes and worst state, ✗ not feasible; lengths)",
-        title_justify="left", box=None,
-    )  # fmt: skip
-    for move in data["transitions"]:
-        name = f"{move['from']} → {move['to']}"
+def _candidates_tables(data: dict[str, Any]) -> Iterator[Table]:
+    """What each transition's path was chosen from."""
+    for move in (move for move in data["transitions"] if move["candidates"]):
+        title = f"{plain(move['from'])} → {plain(move['to'])}: candidates"
+        table = Table(title=title, title_justify="left", box=None)
+        table.add_column("path", overflow="fold")
+        for name in ("", "worst state", "bound", "written", "length", "Fisher", "relaxed"):
+            table.add_column(name, no_wrap=True)
         for one in move["candidates"]:
             marks = ("▸" if one["chosen"] else "") + ("◆" if one["front"] else "") + ("" if one["feasible"] else "✗")
+            lengths = (one[key] for key in ("functional_length", "fisher_length", "relaxed_fisher_length"))
             table.add_row(
-                plain(name),
                 plain(one["name"]),
                 marks,
                 f"{one['worst_accuracy']:.2%}",
                 f"{one['worst_accuracy_bound']:.2%}",
                 f"{one['bytes_written'] / 1e3:,.1f} kB",
-                f"{one['functional_length']:.3f}",
-                *("-" if one[key] is None else f"{one[key]:.3f}" for key in ("fisher_length", "relaxed_fisher_length")),
+                *("-" if length is None else f"{length:.3f}" for length in lengths),
             )
-            name = ""
-    return table
+        yield table
 
 
 def _proved(certificate: dict[str, Any] | None) -> str:

@@ -124,7 +124,7 @@ def _loss(figure: Figure, axis: Axes, look: Look, landscape: Landscape) -> None:
                            alpha=0.75, zorder=0)  # fmt: skip
     bar = figure.colorbar(shades, ax=axis, pad=0.02, fraction=0.05)
     bar.ax.yaxis.set_major_locator(MaxNLocator(4))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.2g}"))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
     bar.ax.tick_params(colors=look.ink, labelsize=look.words["fontsize"] - 1, length=0)
     bar.ax.set_title("loss", loc="left", color=look.ink, fontsize=look.words["fontsize"] - 1)
     bar.outline.set_visible(False)
