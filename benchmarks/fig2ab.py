@@ -3,8 +3,9 @@
 Bars, within one epoch-equivalent: the end at most 1.0 points below C1, the worst state of the way, torn ones and both
 directions included, at most 1.2, and at most 0.6 % of the model's bytes written. Rivals remove the filter of smallest
 norm and train on labels, filter by filter, as the paper describes it: at one epoch in full width, and at 10 and 70 with
-all widths divided by four, where our own figure stands beside them. Their states are those just after a removal; and,
-of the full width, those of the way from C1 to their end, written as we write.
+all widths divided by four, where our own figure stands beside them. Their states are those just after a removal, on
+their search path, and the end. Fine-tuning moves every weight: a walk to its end would write the whole model, and is not
+measured.
 
 A rival's rate is the one of three that was best on selection images, at a tenth of its budget and at most an epoch;
 what that took is not charged to it. Each finished part is kept in the cache.
@@ -17,9 +18,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import vgg
 from benchmarks.frame import Claim, Findings, main
@@ -27,17 +27,11 @@ from benchmarks.networks import fit_and_selection
 from benchmarks.parts import kept
 from benchmarks.prune_train import prune_train
 from planner.datasets import load
-from planner.deploy import row_table
-from planner.endpoint import EndPoint
-from planner.export import export_live
-from planner.network import trace
 from runtime.bundle import Bundle
 from runtime.chunks import ChunkList
 from runtime.evaluation import Evaluator
 from runtime.rows import RowTable, State
 from runtime.samples import Samples
-from runtime.session import Session
-from runtime.strategies import ordered
 
 SEEDS = (0, 1, 2)
 LAYER = "features.0"
@@ -121,7 +115,7 @@ def part(name: str, setting: vgg.Setting, seed: int, epochs: float) -> dict[str,
 
 
 def rival(module: nn.Module, setting: vgg.Setting, epochs: float, seed: int) -> dict[str, Any]:
-    """Choose the rate on selection images, then spend the budget, then walk from C1 to what was reached."""
+    """Choose the rate on selection images, then spend the budget."""
     dataset = load("cifar10")
     fit, selection = fit_and_selection(dataset, seed)
     samples = Samples(dataset.train_x[fit], dataset.train_y[fit])
@@ -141,32 +135,8 @@ def rival(module: nn.Module, setting: vgg.Setting, epochs: float, seed: int) -> 
     )  # fmt: skip
     dense = prune_train(module, LAYER, 0, samples, test, epochs=0.0, rate=best, seed=seed, looks=()).right["end"]
     drops = {name: 100 * float(dense.mean() - right.mean()) for name, right in found.right.items()}
-    return {
-        "rate": best, "tried": {f"{rate:g}": right for rate, right in tried.items()}, "epochs": found.epochs,
-        "drops": drops, "walked": way_to(module, found.tensors, test, seed) if setting.width == 1 else None,
-    }  # fmt: skip
-
-
-def way_to(module: nn.Module, tensors: dict[str, Tensor], test: Samples, seed: int) -> dict[str, Any]:
-    """States on the ordered way from C1 to a rival's end, and the bytes that it writes."""
-    network = trace(module, torch.from_numpy(test.inputs[:2]))
-    layer = network.layer(LAYER)
-    gone = torch.nonzero(tensors[layer.weight].flatten(1).abs().sum(1) == 0).flatten().tolist()
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    ends = {
-        "C1": EndPoint("C1", {}, network.module.state_dict(), {}),
-        "end": EndPoint("end", {LAYER: tuple(gone)}, contiguous, {}),
-    }
-    table, states = row_table(network, ends)
-    moved = [name for one in table.layers for name in (one.weight, one.bias) if name is not None]
-    constants = {name: value.numpy() for name, value in network.module.state_dict().items() if name not in moved}
-    live = export_live(network.module, torch.from_numpy(test.inputs[:2]), moved)
-    chunks = ordered(table, states["C1"], states["end"]).chunks
-    asked = Evaluator(Session(live, constants, threads=1), test)
-    return {
-        "states": walked(asked, table, (states["C1"], states["end"]), chunks, seed),
-        "bytes_written": chunks.total_bytes(table),
-    }
+    tries = {f"{rate:g}": right for rate, right in tried.items()}
+    return {"rate": best, "tried": tries, "epochs": found.epochs, "drops": drops}
 
 
 def picture(ours: list[dict[str, Any]], rivals: dict[str, Any]) -> Figure:

@@ -28,12 +28,10 @@ class Pruned:
     Attributes:
         right: Removed filters to which test answers were right: just after a removal, and at the end.
         epochs: What it cost, in epoch-equivalents.
-        tensors: Weights at the end, of removed filters zero.
     """
 
     right: dict[str, np.ndarray]
     epochs: float
-    tensors: dict[str, Tensor]
 
 
 def prune_train(
@@ -106,7 +104,7 @@ def prune_train(
         cost.forward_backward(batch)
     right["end"] = _right(network, test)
     step(f"end: {right['end'].mean():.2%}")
-    return Pruned(right, cost.epoch_equivalents(len(fit)), dict(network.state_dict()))
+    return Pruned(right, cost.epoch_equivalents(len(fit)))
 
 
 def _apply(convolution: nn.Conv2d, mask: Tensor) -> None:
