@@ -4,8 +4,8 @@ Bars, within one epoch-equivalent: the end at most 1.0 points below C1, the wors
 directions included, at most 1.2, and at most 0.6 % of the model's bytes written. Rivals remove the filter of smallest
 norm and train on labels, filter by filter, as the paper describes it: at one epoch in full width, and at 10 and 70 with
 all widths divided by four, where our own figure stands beside them. Their states are those just after a removal, on
-their search path, and the end. Fine-tuning moves every weight: a walk to its end would write the whole model, and is not
-measured.
+their search path, and the end. Fine-tuning moves every weight: a walk to its end would write the whole model, and is
+not measured.
 
 A rival's rate is the one of three that was best on selection images, at a tenth of its budget and at most an epoch;
 what that took is not charged to it. Each finished part is kept in the cache.
