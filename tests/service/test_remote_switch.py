@@ -28,9 +28,7 @@ def fleet(plan, tmp_path, monkeypatch):
         known = KnownDevices()
         for name, one in devices.items():
             known.keep(KnownDevice(name=name, url=one.url, device=name, certificate_sha256="", token=one.token()))
-        known.keep(
-            KnownDevice(name="c", url=f"unix:{tmp_path / 'gone'}", device="c", certificate_sha256="", token="t")
-        )
+        known.keep(KnownDevice(name="c", url=f"unix:{tmp_path / 'gone'}", device="c", certificate_sha256="", token="t"))
         yield devices
 
 
