@@ -102,15 +102,26 @@ class ChunkList:
     @cached_property
     def _edges(self) -> NDArray[np.int64]:
         """Positions where a run must end: the layer changes, or a row would come a second time."""
-        edges: list[int] = []
-        seen: set[int] = set()
-        for position in range(len(self)):
-            row = int(self.row[position])
-            if position and (self.layer[position] != self.layer[position - 1] or row in seen):
-                edges.append(position)
-                seen = set()
-            seen.add(row)
-        return np.array([*edges, len(self)], np.int64)
+        # A run that begins at s goes on until a chunk whose row, or whose layer's end, came at s or later.
+        changes = np.flatnonzero(np.diff(self.layer)) + 1
+        barred = self._before.copy()
+        barred[changes] = changes - 1
+        barred = np.maximum.accumulate(barred)
+        edges, begin = [], 0
+        while begin < len(self):
+            begin = int(np.searchsorted(barred, begin))
+            edges.append(begin)
+        return np.array(edges or [0], np.int64)
+
+    @cached_property
+    def _before(self) -> NDArray[np.int64]:
+        """Position of the chunk that last wrote the same row before each chunk, -1 where none did; shape [C]."""
+        keys = (self.layer.astype(np.int64) << 32) + self.row
+        order = np.argsort(keys, kind="stable")
+        before = np.full(len(self), -1, np.int64)
+        again = np.flatnonzero(np.diff(keys[order]) == 0)
+        before[order[again + 1]] = order[again]
+        return before
 
     def torn(self, table: RowTable, position: int, elements: int) -> tuple[str, Ints, Floats]:
         """What chunk ``position`` leaves in memory when it stops after ``elements`` numbers.
@@ -130,27 +141,34 @@ class ChunkList:
         Raises:
             BundleError: It does not; the text names the chunk.
         """
-        state = {name: versions.copy() for name, versions in start.items()}
-        for position in range(len(self)):
-            index, row = int(self.layer[position]), int(self.row[position])
-            old, new = int(self.old[position]), int(self.new[position])
-            if not 0 <= index < len(self.layers):
-                raise BundleError(
-                    f"{origin}: chunk {position}: found layer {index}, expected 0..{len(self.layers) - 1}"
-                )
-            layer = table.layer(self.layers[index])
-            if not 0 <= row < layer.units:
-                raise BundleError(f"{origin}: chunk {position}: found row {row}, expected 0..{layer.units - 1}")
-            if not 0 <= new < table.versions(layer.name):
-                raise BundleError(
-                    f"{origin}: chunk {position}: found version {new}, expected 0..{table.versions(layer.name) - 1}"
-                )
-            if state[layer.name][row] != old:
-                raise BundleError(
-                    f"{origin}: chunk {position}: found {layer.name} row {row} written from version {old}, "
-                    f"expected from {state[layer.name][row]}, where this path has brought it"
-                )
-            state[layer.name][row] = new
+        # An index that is out of range is looked up as the last entry, which has no row; its chunk is refused.
+        units = np.array([*(table.layer(name).units for name in self.layers), 0], np.int64)
+        stored = np.array([*(table.versions(name) for name in self.layers), 0], np.int64)
+        wrong_layer = (self.layer < 0) | (self.layer >= len(self.layers))
+        layer = np.where(wrong_layer, len(self.layers), self.layer)
+        wrong_row = (self.row < 0) | (self.row >= units[layer])
+        wrong_new = (self.new < 0) | (self.new >= stored[layer])
+        position = _first(wrong_layer | wrong_row | wrong_new)
+        known = slice(0, position)
+        expected = self._expected(start, layer, known)
+        stale = _first(self.old[known] != expected)
+        if stale < position:
+            name, row = self.layers[int(layer[stale])], int(self.row[stale])
+            raise BundleError(
+                f"{origin}: chunk {stale}: found {name} row {row} written from version {int(self.old[stale])}, "
+                f"expected from {int(expected[stale])}, where this path has brought it"
+            )
+        if position < len(self):
+            for wrong, what, found, count in (
+                (wrong_layer, "layer", self.layer, len(self.layers)),
+                (wrong_row, "row", self.row, int(units[layer[position]])),
+                (wrong_new, "version", self.new, int(stored[layer[position]])),
+            ):
+                if wrong[position]:
+                    raise BundleError(
+                        f"{origin}: chunk {position}: found {what} {int(found[position])}, expected 0..{count - 1}"
+                    )
+        state = self._end(start)
         for name, versions in end.items():
             if not np.array_equal(state[name], versions):
                 row = int(np.flatnonzero(state[name] != versions)[0])
@@ -158,6 +176,23 @@ class ChunkList:
                     f"{origin}: after the last chunk: found {name} row {row} at version {state[name][row]}, "
                     f"expected {versions[row]} as in the mode this path should reach"
                 )
+
+    def _end(self, start: State) -> dict[str, Ints]:
+        """State after the last chunk; as ``state_at`` says, in time that does not depend on the order of chunks."""
+        last = np.ones(len(self), bool)
+        last[self._before[self._before >= 0]] = False
+        state = {name: versions.copy() for name, versions in start.items()}
+        for index, name in enumerate(self.layers):
+            own = last & (self.layer == index)
+            state[name][self.row[own]] = self.new[own]
+        return state
+
+    def _expected(self, start: State, layer: Ints, known: slice) -> Ints:
+        """Version that each chunk finds, by the chunks before it or by ``start``; all indices are in range."""
+        begins = np.cumsum([0, *(len(start[name]) for name in self.layers)])
+        versions = np.concatenate([np.zeros(0, np.int32), *(start[name] for name in self.layers)])
+        before = self._before[known]
+        return np.where(before >= 0, self.new[before], versions[begins[layer[known]] + self.row[known]])
 
     def arrays(self) -> dict[str, Ints]:
         """The list as named arrays for a file."""
@@ -181,3 +216,8 @@ class ChunkList:
                     f"expected int32 and one length for all four"
                 )
         return cls(layers, *(arrays[name].astype(np.int32) for name in names))
+
+
+def _first(wrong: NDArray[np.bool_]) -> int:
+    """Position of the first that is wrong, the length if none is."""
+    return int(wrong.argmax()) if wrong.any() else len(wrong)

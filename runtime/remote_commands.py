@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from runtime.push_commands import push
-from runtime.terminal import err, guarded, out, plain, print_json
+from runtime.terminal import err, guarded, mark, out, plain, print_json
 
 if TYPE_CHECKING:
     from runtime.client import Client
-    from runtime.views import OperationView
 
 DeviceName = Annotated[str, typer.Argument(help="Name given at login, the device's id or address, or unix:/path.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-STEP_S = 0.2
-"""Between two looks at a walk: as smooth as a bar needs to be."""
 LOOK_S = 3.0
 """In which every device of a network has answered."""
 
@@ -102,61 +98,28 @@ def switch(
     lease_s: Annotated[float | None, typer.Option("--lease", help="Seconds after which control goes back.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change the mode of a device, or of all; exit status 1 if one refuses or, with --wait, does not get there."""
-    from runtime.known_devices import KnownDevices
+    """Change the mode of a device, or of all at once; exit status 1 if one refuses or, with --wait, does not arrive."""
+    from runtime.known_devices import KnownDevices, UnknownDevice
+    from runtime.remote_switch import switch_devices, switched_table
 
     expected = 1 if all_devices else 2
     if len(words) != expected:
         raise typer.BadParameter("expected MODE after --all" if all_devices else "expected DEVICE MODE")
-    mode = words[-1]
     names = [one.name for one in KnownDevices().all()] if all_devices else [words[0]]
-    ends = {name: _switch(name, mode, lease_s, wait) for name in names}
+    if not names:
+        raise UnknownDevice("switch --all: found no device, expected some; run `geoshift login` first")
+    ends = switch_devices(names, connect, words[-1], lease_s, wait)
     if as_json:
-        print_json(ends)
-    for name, end in ends.items():
-        if not as_json:
-            mark = "[green]✓[/]" if end["ok"] else "[red]✗[/]"
-            out.print(f"{mark} {plain(name)}: {plain(str(end['text']))}", soft_wrap=True)
-    if not all(end["ok"] for end in ends.values()):
+        print_json({name: {"ok": end.ok, "text": end.line, "operation": end.operation} for name, end in ends.items()})
+    elif all_devices:
+        out.print(switched_table(ends))
+    else:
+        for name, end in ends.items():
+            out.print(f"{mark(end.ok)} {plain(name)}: {plain(end.line)}", soft_wrap=True)
+    if failed := [name for name, end in ends.items() if not end.ok]:
+        if all_devices:
+            err.print(f"{len(failed)} of {len(ends)} devices did not switch", soft_wrap=True)
         raise typer.Exit(1)
-
-
-def _switch(name: str, mode: str, lease_s: float | None, wait: bool) -> dict[str, object]:
-    """Switch one device; what became of it, so that one that is away does not keep the others from switching."""
-    from device_profiles.errors import GeoshiftError
-
-    try:
-        with connect(name) as client:
-            begun = client.switch(mode, lease_s=lease_s)
-            if begun is None:
-                return {"ok": True, "text": f"in mode {client.status().mode}; nothing to do", "operation": None}
-            end = _followed(client, name, begun) if wait else begun
-    except GeoshiftError as error:
-        return {"ok": False, "text": str(error), "operation": None}
-    ok = end.outcome == "committed" or (not wait and end.outcome is None)
-    text = f"{end.from_} → {end.to}: {end.outcome or end.phase}{f': {end.reason}' if end.reason else ''}"
-    if end.bytes_written is not None:
-        text += f", {end.bytes_written:,} bytes in {end.seconds:.2f} s"
-    return {"ok": ok, "text": text, "operation": end.id}
-
-
-def _followed(client: Client, name: str, begun: OperationView) -> OperationView:
-    """Wait for the end with a bar; a walk that is turned to another mode is followed there no further."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[phase]}"),
-    )
-    found = begun
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(
-            f"{plain(name)}: {plain(begun.from_)} → {plain(begun.to)}", total=1.0, phase=begun.phase
-        )
-        while found.outcome is None:
-            found = client.operation(found.id, wait_s=STEP_S)
-            progress.update(task, completed=found.progress, phase=found.phase)
-    return found
 
 
 def watch(
@@ -221,9 +184,7 @@ def doctor(device: DeviceName, as_json: AsJson = False) -> None:
         print_json([{"name": one.name, "ok": one.ok, "detail": one.detail} for one in findings])
     else:
         for one in findings:
-            out.print(
-                f"{'[green]✓[/]' if one.ok else '[red]✗[/]'} {plain(one.name)}: {plain(one.detail)}", soft_wrap=True
-            )
+            out.print(f"{mark(one.ok)} {plain(one.name)}: {plain(one.detail)}", soft_wrap=True)
     if not all(one.ok for one in findings):
         raise typer.Exit(1)
 

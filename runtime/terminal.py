@@ -67,6 +67,11 @@ def plain(error: object) -> str:
     return re.sub(r"(\\+)(?=\[|\Z)", r"\1\1", text).replace("[", r"\[")
 
 
+def mark(ok: bool) -> str:
+    """A sign for what went well or did not, as markup."""
+    return "[green]✓[/]" if ok else "[red]✗[/]"
+
+
 def print_json(data: Any) -> None:
     """Print a result for another program."""
     typer.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))

@@ -131,6 +131,81 @@ def test_a_list_that_does_not_fit_its_table_is_refused_and_the_chunk_named(field
     assert "file: chunk 1" in str(error.value)
 
 
+def test_a_list_of_no_layers_is_empty_or_refused():
+    nothing = ChunkList((), *(np.zeros(0, np.int32) for _ in range(4)))
+    nothing.check(table(), table().dense(), table().dense(), "file")
+    with pytest.raises(BundleError, match="chunk 0: found layer 0"):
+        ChunkList((), *(np.zeros(1, np.int32) for _ in range(4))).check(table(), {}, {}, "file")
+
+
+def complaint(chunks, start, end):
+    """What is wrong with a list, found chunk by chunk; None for nothing."""
+    state = {name: versions.copy() for name, versions in start.items()}
+    for position, (index, row, old, new) in enumerate(
+        zip(*(getattr(chunks, name).tolist() for name in ("layer", "row", "old", "new")), strict=True)
+    ):
+        at = f"file: chunk {position}: found"
+        if not 0 <= index < len(NAMES):
+            return f"{at} layer {index}, expected 0..{len(NAMES) - 1}"
+        layer = table().layer(NAMES[index])
+        if not 0 <= row < layer.units:
+            return f"{at} row {row}, expected 0..{layer.units - 1}"
+        if not 0 <= new < table().versions(layer.name):
+            return f"{at} version {new}, expected 0..{table().versions(layer.name) - 1}"
+        if state[layer.name][row] != old:
+            return (
+                f"{at} {layer.name} row {row} written from version {old}, expected from {state[layer.name][row]}, "
+                "where this path has brought it"
+            )
+        state[layer.name][row] = new
+    return None if same_state(state, end) else "file: after the last chunk"
+
+
+spoils = st.lists(
+    st.tuples(
+        st.sampled_from(["layer", "row", "old", "new"]),
+        st.integers(0, 50),
+        st.integers(-3, 12) | st.sampled_from([2**31 - 1, -(2**31)]),
+    ),
+    max_size=3,
+)
+
+
+@given(states(), writes(), spoils)
+def test_what_is_wrong_first_is_named_as_a_look_at_one_chunk_after_the_other_would(start, made, spoilt):
+    chunks = ChunkList.build(NAMES, start, made)
+    end = chunks.state_at(start, len(chunks))
+    for field, position, value in spoilt:
+        if len(chunks):
+            getattr(chunks, field)[position % len(chunks)] = value
+    expected = complaint(chunks, start, end)
+    if expected is None:
+        chunks.check(table(), start, end, "file")
+        return
+    with pytest.raises(BundleError) as error:
+        chunks.check(table(), start, end, "file")
+    assert str(error.value).startswith(expected)
+
+
+@given(states(), writes())
+def test_runs_are_as_long_as_rows_of_one_layer_come_once(start, made):
+    chunks = ChunkList.build(NAMES, start, made)
+    edges, seen = [], set()
+    for position in range(len(chunks)):
+        layer, row = int(chunks.layer[position]), int(chunks.row[position])
+        if position and (layer != chunks.layer[position - 1] or row in seen):
+            edges.append(position)
+            seen = set()
+        seen.add(row)
+    runs = [(run.layer, run.rows.tolist(), run.versions.tolist()) for run in chunks.runs(0, len(chunks))]
+    places = zip([0, *edges], [*edges, len(chunks)], strict=True)
+    assert runs == [
+        (NAMES[chunks.layer[begin]], chunks.row[begin:end].tolist(), chunks.new[begin:end].tolist())
+        for begin, end in places
+        if begin < end
+    ]
+
+
 def test_a_list_that_stops_short_of_its_mode_is_refused():
     start = table().dense()
     chunks = ChunkList.build(NAMES, start, [("a", 0, 2)])

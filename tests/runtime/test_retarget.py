@@ -14,7 +14,7 @@ from runtime.route import Leg, route
 from runtime.rows import same_state
 from runtime.table import Phase
 from tests.runtime.bundles import profile, write_bundle
-from tests.runtime.nets import PACE, opened, stands_at
+from tests.runtime.nets import PACE, hurry, opened, stands_at
 from tests.runtime.test_controller import Instants
 from tests.runtime.threads import until
 
@@ -105,11 +105,6 @@ def walk_to_the_middle(bundle, policy="in-place", to="C3"):
     operation = net.switch(to)
     until(lambda: operation.progress > 0)
     return net, operation
-
-
-def hurry(net):
-    """What is begun from now on does not wait any more."""
-    net._controller._writes = profile(**PACE).writes
 
 
 @pytest.mark.parametrize("policy", ["in-place", "shadow"])

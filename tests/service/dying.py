@@ -90,13 +90,14 @@ class _File:
         self._file.close()
 
 
-def pairing(folder):
-    return Pairing(folder / "pairing.json", lambda: 0.0, lambda: "this boot")
+def pairing(folder, **limits):
+    return Pairing(folder / "pairing.json", lambda: 0.0, lambda: "this boot", **limits)
 
 
 def act(what, folder, key):
     """One thing that pairing does."""
-    one, tokens = pairing(folder), Tokens(folder / "tokens.json")
+    limits = {"most_wrong": 1} if what == "last" else {}
+    one, tokens = pairing(folder, **limits), Tokens(folder / "tokens.json")
     if what == "open":
         return one.open(MINE, Scope.ADMIN)
     answer = proof(key, "client", NONCE) if what == "admit" else b"wrong"
