@@ -92,7 +92,7 @@ DAMAGES = (
     Damage("from itself", "from: C2", "from: C3", 23, "modes.C3.from", "the cycle C3 → C3", "modes that lead back"),
     Damage("cycle", "from: C1", "from: C3", 18, "modes.C2.from", "the cycle C2 → C3 → C2", "modes that lead back"),
     Damage("no change", "    remove:\n      - layer: {name: fc1}\n        count: 3", "    restore: []", 22, "modes.C3",
-           "none of 'remove', 'restore' and 'macs'", "at least one change against 'C2'"),
+           "none of 'remove', 'restore', 'macs', 'sparsity' and 'weights'", "at least one change against 'C2'"),
     Damage("both count and fraction", "count: 3", "count: 3\n        fraction: 0.1", 25, "modes.C3.remove[0]",
            "both 'count' and 'fraction'", "exactly one of them"),
     Damage("neither count nor fraction", "        fraction: 0.5\n", "", 20, "modes.C2.remove[0]",
