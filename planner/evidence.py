@@ -16,7 +16,15 @@ from planner.options import Options
 from planner.path_search import Record
 from runtime.chunks import ChunkList
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.manifest import CandidateEntry, CertificateEntry, ModeEntry, SearchEntry, TransitionEntry, WaypointEntry
+from runtime.manifest import (
+    CandidateEntry,
+    CertificateEntry,
+    ModeEntry,
+    SearchEntry,
+    SparseEntry,
+    TransitionEntry,
+    WaypointEntry,
+)
 from runtime.rows import RowTable, State
 from runtime.samples import Samples
 
@@ -68,7 +76,21 @@ def describe_mode(
         weight_bytes=_weight_bytes(network, end),
         divergence=held.distance(answers, held.dense),
         damping=max((refit.damping for refit in end.refits.values()), default=0.0),
+        nonzero_macs=sum(layer.positions * int(end.tensors[layer.weight].count_nonzero()) for layer in network.layers),
+        sparse=_sparse(network, end),
+        source=end.source,
     )
+
+
+def _sparse(network: Network, end: EndPoint) -> SparseEntry | None:
+    """What is zero of the weights that a sparse mode's compact graph has."""
+    if not end.sparse:
+        return None
+    layers = [network.layer(name) for name in end.sparse]
+    weights = sum(len(end.kept(layer)) * len(end.kept_columns(layer)) for layer in layers)
+    # Weights of units that are gone are zero too, and no part of the compact graph.
+    present = sum(int(end.tensors[layer.weight].count_nonzero()) for layer in layers)
+    return SparseEntry(layers=end.sparse, weights=weights, zeros=weights - present)
 
 
 def describe_transition(

@@ -27,6 +27,8 @@ class Options:
             least squares alone.
         shift: Pixels that these images are moved by at random, and mirrored; None to leave them as they are.
         probes: Samples of the pullback metric.
+        sparse: Samples that each sparse mode is trained on, the metric's among them; None for five passes over the
+            training set, and at least 20,000.
         certified: Test samples that a proof is tried on for every state of each path; None for 200 where the network
             is small, and none where it is large.
         stored: Test samples kept in the bundle.
@@ -37,8 +39,8 @@ class Options:
         every_candidate: Whether paths are walked to their end even when they cannot be chosen any more, and the best
             geodesic is kept in the bundle: for comparisons, at several times the cost.
         budget: Epoch-equivalents that the plan may cost: candidates that would go beyond are left out, all but the
-            one-pass write. None for 1 where the network is large, and for no limit where it is small or every candidate
-            is asked for.
+            one-pass write. None for 1, and what the sparse modes take, where the network is large, and for no limit
+            where it is small or every candidate is asked for.
         workers: Processes that walk candidates; 1 for none but this one.
         cluster: Address of a Dask scheduler whose workers walk candidates instead.
         work: Folder that finished jobs are kept in; a plan that was interrupted goes on from them.
@@ -51,6 +53,7 @@ class Options:
     refine: int = 0
     shift: int | None = None
     probes: int = 64
+    sparse: int | None = None
     certified: int | None = None
     stored: int = 1000
     tested: int = 10_000

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from device_profiles.errors import GeoshiftError
 from runtime.bundle import Bundle
 from runtime.findings import TELLING, Findings, decimals, percent, proved, ranked, reason
+from runtime.inspection import notes
 from runtime.manifest import Manifest, ModeEntry, TransitionEntry
 from runtime.simulator import Simulation
 
@@ -139,6 +140,7 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
         used={move.strategy for move in manifest.transitions},
         stops=_stops(manifest),
         removed=_removed,
+        notes=notes(manifest),
         reason=reason,
         proved=proved,
         telling=TELLING,
