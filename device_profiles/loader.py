@@ -20,7 +20,8 @@ import yaml
 from msgspec import Meta, inspect
 
 from device_profiles.errors import Path, Problem, ProfileError, describe
-from device_profiles.schema import LARGEST, Profile, conflicts, nearest
+from device_profiles.rules import conflicts
+from device_profiles.schema import LARGEST, Profile, nearest
 
 # A profile of ten modes takes 5 KiB.
 MAX_BYTES = 256 * 1024

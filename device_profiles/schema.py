@@ -1,21 +1,21 @@
-"""What a device profile says: types, limits, and the rules that join its parts.
+"""What a device profile says: types and limits.
 
 The types are the format; ``docs/profile.schema.json`` is exported from them. A constructor checks nothing:
-profiles from outside come through ``device_profiles.loader``, which checks types, limits and ``conflicts``.
+profiles from outside come through ``device_profiles.loader``, which checks types, limits and the rules
+of ``device_profiles.rules`` that join its parts.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from device_profiles.energy import Energy
-from device_profiles.errors import Path, Problem
-from device_profiles.os_commands import Command, command_conflicts, unknown_command
-from device_profiles.triggers import Name, Trigger, trigger_conflicts
+from device_profiles.os_commands import Command
+from device_profiles.triggers import Name, Trigger
 
 SCHEMA = "geoshift.profile/1"
 
@@ -143,10 +143,15 @@ class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 
 
 _Changes = tuple[Annotated[Change, Meta(extra_json_schema=_ONE_OF_COUNT_FRACTION)], ...]
+_Selectors = tuple[Annotated[Selector, Meta(extra_json_schema=_NAME_OR_ROLE)], ...]
 
 
 class Mode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename={"from_": "from"}):
-    """A power mode: another mode and what is changed in it. Removals come first, then restorations, then ``macs``."""
+    """A power mode: another mode and what is changed in it.
+
+    Removals come first, then restorations, then ``macs``, then ``sparsity``. A mode with ``weights`` is another
+    network.
+    """
 
     from_: Annotated[ModeName | None, Meta(description="mode this one is made from; the dense mode alone has none")] = (
         None
@@ -159,6 +164,21 @@ class Mode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
             description="share of the dense network's multiply-accumulates that may be left: the planner removes "
             "further units where that costs least"
         ),
+    ] = None
+    sparsity: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)] | None,
+        Meta(
+            description="share of the weights that are zero, of those left after the changes above: the planner "
+            "chooses which, and trains the others to make up for them"
+        ),
+    ] = None
+    sparse_layers: Annotated[
+        _Selectors,
+        Meta(description="layers that sparsity speaks of, the output layer and other fixed ones too; default all"),
+    ] = ()
+    weights: Annotated[
+        Literal["given"] | None,
+        Meta(description="given: another network's weights for the same layers, from a file that planning is given"),
     ] = None
     before: Annotated[
         tuple[Name, ...], Meta(max_length=16, description="commands run before a walk to this mode begins, in order")
@@ -222,124 +242,3 @@ def nearest(word: object, known: Iterable[str]) -> str:
     """A "did you mean" for a mistyped word, or an empty text if nothing is near it."""
     close = difflib.get_close_matches(str(word)[:100], list(known), n=1)
     return f"did you mean {close[0]!r}? " if close else ""
-
-
-def conflicts(profile: Profile) -> Iterator[Problem]:
-    """The rules between parts of a profile that its types cannot say, checked one after the other."""
-    yield from _origins(profile.modes)
-    for name, mode in profile.modes.items():
-        for kind, changes in (("remove", mode.remove), ("restore", mode.restore)):
-            for place, change in enumerate(changes):
-                yield from _change(change, ("modes", name, kind, place))
-        for kind, names in (("before", mode.before), ("after", mode.after)):
-            for place, command in enumerate(names):
-                if command not in profile.commands:
-                    path: Path = ("modes", name, kind, place)
-                    yield unknown_command(path, command, profile.commands, "correct the name, or add the command")
-    yield from _transitions(profile)
-    if profile.default_mode is not None and profile.default_mode not in profile.modes:
-        yield _unknown_mode(("default_mode",), profile.default_mode, profile.modes)
-    yield from command_conflicts(profile.commands)
-    sections = {"triggers": profile.triggers, "safety": profile.safety}
-    yield from trigger_conflicts(sections, profile.modes, profile.commands)
-
-
-def _origins(modes: dict[str, Mode]) -> Iterator[Problem]:
-    dense = [name for name, mode in modes.items() if mode.from_ is None]
-    if not dense:
-        yield Problem(("modes",), "no mode without 'from'", "exactly one, the dense network", "add the dense mode")
-    for name in dense[1:]:
-        yield Problem(
-            ("modes", name),
-            f"no 'from', as in {dense[0]!r}",
-            "exactly one mode without 'from', the dense network",
-            "say which mode this one is made from",
-        )
-    for name, mode in modes.items():
-        if mode.from_ is None:
-            for kind in ("remove", "restore", "macs"):
-                if getattr(mode, kind):
-                    yield Problem(
-                        ("modes", name, kind),
-                        "a change in the dense mode",
-                        "none, since a mode without 'from' is the dense network",
-                        "add 'from', or move the change to another mode",
-                    )
-            continue
-        if mode.from_ not in modes:
-            yield _unknown_mode(("modes", name, "from"), mode.from_, modes)
-        elif name in (cycle := _ancestors(name, modes)) and name == min(cycle):
-            walk = " → ".join([name, *cycle])
-            yield Problem(
-                ("modes", name, "from"),
-                f"the cycle {walk}",
-                "modes that lead back to the dense one",
-                "make one of them from a mode outside the cycle",
-            )
-        if not mode.remove and not mode.restore and mode.macs is None:
-            yield Problem(
-                ("modes", name),
-                "none of 'remove', 'restore' and 'macs'",
-                f"at least one change against {mode.from_!r}",
-                "add a change, or drop the mode",
-            )
-
-
-def _ancestors(name: str, modes: dict[str, Mode]) -> list[str]:
-    seen: list[str] = []
-    mode: Mode | None = modes[name]
-    while mode is not None and mode.from_ is not None and mode.from_ not in seen:
-        seen.append(mode.from_)
-        mode = modes.get(mode.from_)
-    return seen
-
-
-def _change(change: Change, path: Path) -> Iterator[Problem]:
-    if (change.count is None) == (change.fraction is None):
-        found = "neither 'count' nor 'fraction'" if change.count is None else "both 'count' and 'fraction'"
-        yield Problem(path, found, "exactly one of them", "say how many units either as a count or as a fraction")
-    chosen, place = change.layer, (*path, "layer")
-    if (chosen.name is None) == (chosen.role is None):
-        found = "neither 'name' nor 'role'" if chosen.name is None else "both 'name' and 'role'"
-        yield Problem(place, found, "exactly one of them", "choose one layer by name, or layers by role")
-    elif chosen.name is not None and chosen.position is not None:
-        yield Problem((*place, "position"), str(chosen.position), "none beside 'name'", "drop it, or choose by 'role'")
-    if chosen.position == 0:
-        yield Problem((*place, "position"), "0", "1 for the first, 2 for the second, -1 for the last", "count from 1")
-
-
-def _transitions(profile: Profile) -> Iterator[Problem]:
-    modes = profile.modes
-    seen: dict[frozenset[str], int] = {}
-    for place, pair in enumerate(profile.transitions):
-        path: Path = ("transitions", place)
-        for end in pair:
-            if end not in modes:
-                yield _unknown_mode(path, end, modes)
-        if pair[0] == pair[1]:
-            yield Problem(path, f"{pair[0]!r} twice", "two distinct modes", "name another mode, or drop the pair")
-        elif (first := seen.setdefault(frozenset(pair), place)) != place:
-            yield Problem(
-                path,
-                f"the pair {pair[0]!r}, {pair[1]!r} again (first at transitions[{first}])",
-                "each pair once, as it is walked both ways",
-                "drop one of the two",
-            )
-    reached = {name for name, mode in modes.items() if mode.from_ is None}
-    if len(reached) != 1:
-        return
-    while grown := {end for pair in profile.transitions if reached & set(pair) for end in pair} - reached:
-        reached |= grown
-    for name in modes:
-        if name not in reached:
-            yield Problem(
-                ("modes", name),
-                "no transition that leads to it",
-                "a way from the dense mode over 'transitions'",
-                f"add a pair with {name!r} to 'transitions', or drop the mode",
-            )
-
-
-def _unknown_mode(path: Path, found: str, modes: Iterable[str]) -> Problem:
-    known = ", ".join(modes)
-    return Problem(path, repr(found), f"one of the modes {known}", f"{nearest(found, modes)}correct the name")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -59,7 +61,32 @@ def load(path: Path, module: nn.Module) -> dict[str, str]:
         CheckpointError: The file cannot be read, is of another format, or a tensor is missing, unexpected, of
             another shape or dtype, or not finite.
     """
-    tensors, metadata = read_tensors(path)
+    return _fill(path, *read_tensors(path), module)
+
+
+def load_bytes(content: bytes, path: Path, module: nn.Module) -> dict[str, str]:
+    """The same from bytes that were read already, for those who need to know that what they saw is what was loaded.
+
+    Args:
+        content: A safetensors file.
+        path: What to call it in errors.
+        module: Network to fill.
+
+    Returns:
+        The file's metadata.
+
+    Raises:
+        CheckpointError: As for ``load``.
+    """
+    try:
+        tensors = safetensors.torch.load(content)
+    except (SafetensorError, KeyError, ValueError) as cause:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {cause}") from cause
+    return _fill(path, tensors, dict(_header(content).get("__metadata__", {})), module)
+
+
+def _fill(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], module: nn.Module) -> dict[str, str]:
+    """Give a network the tensors of a file, all or none."""
     found_format = metadata.get("format", "")
     if found_format.startswith(_OWN_FORMATS) and found_format != FORMAT:
         raise CheckpointError(f"{path}: its format is {found_format!r}, expected {FORMAT!r}")
@@ -78,6 +105,16 @@ def load(path: Path, module: nn.Module) -> dict[str, str]:
             )
     module.load_state_dict({name: _fitting(path, name, tensors[name], own) for name, own in expected.items()})
     return metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says about itself; its tensors are not read.
+
+    Raises:
+        CheckpointError: There is no such file, or it is no whole safetensors file.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -110,9 +147,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: There is no such file, or it is no whole safetensors file.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except FileNotFoundError as cause:
         raise CheckpointError(f"{path}: there is no such file; expected a .safetensors file of weights") from cause
     except (SafetensorError, OSError) as cause:
@@ -148,9 +192,16 @@ def _expectation(metadata: Mapping[str, str], module: nn.Module) -> str:
 def _with_sorted_header(content: bytes) -> bytes:
     """The same safetensors file with its header's keys in order; the library writes metadata in random order."""
     (length,) = struct.unpack("<Q", content[:8])
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header = json.dumps(_header(content), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the format aligns the data to 8 bytes
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    """Header of a whole safetensors file."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header: dict[str, Any] = json.loads(content[8 : 8 + length])
+    return header
 
 
 def _sync_folder(folder: Path) -> None:

@@ -84,6 +84,10 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: the model's own.")] = None,
     selection: Selection = SELECTION,
     seed: Seed = 0,
+    network_seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of the network alone, for another one with the same samples put aside."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -98,7 +102,8 @@ def train(
     dataset = _load(data)
     recipe = recipe_for(model_def, dataset.name)
     fit, held = split(dataset, seed, selection)
-    module = models.build(model_def, seed=seed)
+    own_seed = seed if network_seed is None else network_seed
+    module = models.build(model_def, seed=own_seed)
     with stages() as bar:
         bar.stage("Training", epochs or recipe.epochs)
 
@@ -110,7 +115,7 @@ def train(
             dataset,
             definition=model_def,
             epochs=epochs or recipe.epochs,
-            seed=seed,
+            seed=own_seed,
             batch_size=batch_size or recipe.batch_size,
             learning_rate=learning_rate or recipe.learning_rate,
             out=output,
@@ -138,8 +143,14 @@ def train(
 def plan(
     model_def: ModelDef = "digits-cnn",
     weights: Annotated[
-        Path | None,
-        typer.Option("--weights", "-w", help="Checkpoint; without it, --model-def gives a trained network."),
+        list[str] | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            metavar="[MODE=]FILE",
+            help="Checkpoint; without it, --model-def gives a trained network. Again, as MODE=FILE, for each mode "
+            "that is another network.",
+        ),
     ] = None,
     data: Data = "digits",
     profile: Annotated[
@@ -160,6 +171,10 @@ def plan(
         Path | None, typer.Option(help="Folder for finished jobs; an interrupted plan goes on from them.")
     ] = None,
     fit: Annotated[int, typer.Option(min=1, help="Training samples that rows are fitted on, at most.")] = FIT,
+    sparse: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples that each sparse mode is trained on; default five epochs, at least 20,000."),
+    ] = None,
     refine: Annotated[
         int, typer.Option(min=0, help="Samples that fitted rows are trained on afterwards; 0 for least squares alone.")
     ] = 0,
@@ -210,13 +225,18 @@ def plan(
     from planner.options import Options
     from planner.plan import make_plan
     from planner.training import check_selection
+    from planner.weight_files import WeightFileError, by_mode
     from runtime.bundle import read
     from runtime.inspection import summary
 
     device = loader.load(profile)
+    try:
+        dense, others = by_mode(weights or (), device)
+    except WeightFileError as error:
+        raise typer.BadParameter(str(error), param_hint="--weights") from error
     module = models.build(model_def, seed=seed)
-    metadata = checkpoint.load(weights, module) if weights is not None else {}
-    if weights is None and model_def in models.BUILTIN:
+    metadata = checkpoint.load(dense, module) if dense is not None else {}
+    if dense is None and model_def in models.BUILTIN:
         raise typer.BadParameter(
             f"found none, but {model_def} has no weights of its own: train it first with "
             f"`geoshift train --model-def {model_def} --data {data}`",
@@ -231,6 +251,7 @@ def plan(
         selection=selection,
         every_candidate=every_candidate,
         fit=fit,
+        sparse=sparse,
         refine=refine,
         shift=shift,
         budget=budget,
@@ -243,9 +264,12 @@ def plan(
         work=work,
     )
     dataset = _load(data)
-    check_selection(metadata, dataset, seed, selection)
+    for known in (metadata, *map(checkpoint.read_metadata, others.values())):
+        check_selection(known, dataset, seed, selection)
     with stages() as bar:
-        make_plan(module, model_def, dataset, device, output, options=options, progress=bar, replace=force)
+        make_plan(
+            module, model_def, dataset, device, output, options=options, progress=bar, replace=force, weights=others
+        )
     if as_json:
         print_json(summary(read(output)))
         return

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from safetensors.numpy import save as save_tensors
 from torch import Tensor
 
@@ -96,8 +97,17 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Floats]:
 
 
 def _moved_layers(network: Network, ends: Mapping[str, EndPoint]) -> tuple[MovedLayer, ...]:
-    """Layers that lose units or make up for it in some mode."""
-    touched = {name for end in ends.values() for name in (*end.removed, *end.refits)}
+    """Layers that lose units or make up for it in some mode, and those that are sparse or another network's."""
+    touched = {name for end in ends.values() for name in (*end.removed, *end.refits, *end.sparse)}
+    dense = network.module.state_dict()
+    for end in ends.values():
+        if end.source is not None:
+            touched |= {
+                layer.name
+                for layer in network.layers
+                for key in (layer.weight, layer.bias)
+                if key is not None and not torch.equal(end.tensors[key], dense[key])
+            }
     shapes = {name: tuple(tensor.shape) for name, tensor in network.module.state_dict().items()}
     return tuple(
         MovedLayer(

@@ -49,6 +49,8 @@ class EndPoint:
         refits: Layer name to its refit, for every layer that reads removed units.
         lacks: Units that were removed, where what was left of a layer then took other seats (`planner.seats`); None
             where nothing did, and the two are the same.
+        sparse: Layers in which weights were chosen to be zero.
+        source: SHA-256 of the file that the weights came from, where they are another network's.
     """
 
     mode: str
@@ -56,6 +58,13 @@ class EndPoint:
     tensors: Mapping[str, Tensor]
     refits: Mapping[str, Refit]
     lacks: Removed | None = None
+    sparse: tuple[str, ...] = ()
+    source: str | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether its rows follow from the units it lacks; not so in a sparse mode, nor in another network."""
+        return bool(self.sparse) or self.source is not None
 
     @property
     def lacking(self) -> Removed:

@@ -139,6 +139,8 @@ class EndPointSearch:
         Where a unit of the one sits in the place of a unit of the other, it is given up first: that configuration lacks
         these places besides, compensated like any other.
         """
+        if begin.free or end.free:
+            return None  # all units are others, and a network that lacks them all is none
         clashes = taken_seats(self._network, begin, end)
         if not clashes:
             return None

@@ -21,6 +21,7 @@ from runtime.manifest import (
     CertificateEntry,
     ModeEntry,
     SearchEntry,
+    SparseEntry,
     TransitionEntry,
     VariationEntry,
     WaypointEntry,
@@ -76,7 +77,21 @@ def describe_mode(
         weight_bytes=_weight_bytes(network, end),
         divergence=held.distance(answers, held.dense),
         damping=max((refit.damping for refit in end.refits.values()), default=0.0),
+        nonzero_macs=sum(layer.positions * int(end.tensors[layer.weight].count_nonzero()) for layer in network.layers),
+        sparse=_sparse(network, end),
+        source=end.source,
     )
+
+
+def _sparse(network: Network, end: EndPoint) -> SparseEntry | None:
+    """What is zero of the weights that a sparse mode's compact graph has."""
+    if not end.sparse:
+        return None
+    layers = [network.layer(name) for name in end.sparse]
+    weights = sum(len(end.kept(layer)) * len(end.kept_columns(layer)) for layer in layers)
+    # Weights of units that are gone are zero too, and no part of the compact graph.
+    present = sum(int(end.tensors[layer.weight].count_nonzero()) for layer in layers)
+    return SparseEntry(layers=end.sparse, weights=weights, zeros=weights - present)
 
 
 def describe_transition(

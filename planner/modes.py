@@ -1,4 +1,4 @@
-"""How many units of which layers each mode of a profile removes, counted on a given network.
+"""What each mode of a profile comes to on a given network: units that are removed, layers that are made sparse.
 
 A profile speaks of fractions and roles, so that one profile fits many networks; a plan needs numbers of units by
 layer name. Modes build on each other through `from`, so the numbers do too.
@@ -24,6 +24,19 @@ class ModeError(GeoshiftError):
 
 
 @dataclass(frozen=True)
+class Sparsity:
+    """How much of which layers is zero.
+
+    Attributes:
+        share: Share of their weights, all of these layers together, of those that the mode's removals leave.
+        layers: Their names, in forward order.
+    """
+
+    share: float
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ModeTarget:
     """What one mode comes to on a network.
 
@@ -32,11 +45,15 @@ class ModeTarget:
         from_: The mode it is made from, None for the dense one.
         removed: Number of units that are gone, by layer name in forward order; layers that keep all are left out. Of
             layers whose units are tied, the first stands for all.
+        sparsity: What is zero besides, None where nothing is asked for.
+        given: Whether it is another network, whose weights come from a file.
     """
 
     mode: str
     from_: str | None
     removed: Mapping[str, int]
+    sparsity: Sparsity | None = None
+    given: bool = False
 
 
 def resolve(profile: Profile, network: Network, allocate: Allocate | None = None) -> dict[str, ModeTarget]:
@@ -102,7 +119,49 @@ def _target(
                 "multiply-accumulates, expected an allocation to divide it among the layers: give `allocate`"
             )
         removed |= allocate(mode.macs, {layer: units for layer, units in removed.items() if units})
-    return ModeTarget(name, mode.from_, {layer: units for layer, units in removed.items() if units})
+    left = {layer: units for layer, units in removed.items() if units}
+    return ModeTarget(name, mode.from_, left, _sparsity(profile, network, name, mode), mode.weights is not None)
+
+
+def _sparsity(profile: Profile, network: Network, name: str, mode: Mode) -> Sparsity | None:
+    """What a mode says of zeros; any layer can be made sparse, those whose units cannot be removed too."""
+    if mode.sparsity is None:
+        return None
+    chosen = {layer.name for layer in network.layers}
+    if mode.sparse_layers:
+        chosen = set()
+        for place, selector in enumerate(mode.sparse_layers):
+            where = f"profile {profile.name!r}, mode {name!r}, sparse_layers[{place}]"
+            chosen |= {layer.name for layer in _select_any(network, selector, where)}
+    return Sparsity(mode.sparsity, tuple(layer.name for layer in network.layers if layer.name in chosen))
+
+
+def _select_any(network: Network, selector: Selector, where: str) -> tuple[Layer, ...]:
+    """The layers a selector stands for among all layers."""
+    if selector.name is not None:
+        found = tuple(layer for layer in network.layers if layer.name == selector.name)
+        if not found:
+            raise ModeError(
+                f"{where}: no layer {selector.name!r}; expected one of {_names(network.layers)}: correct the name"
+            )
+        return found
+    of_role = tuple(layer for layer in network.layers if layer.role == selector.role)
+    if not of_role:
+        raise ModeError(
+            f"{where}: no {selector.role} layer; expected at least one: choose another role or one of the layers "
+            f"{_names(network.layers)}"
+        )
+    return of_role if selector.position is None else (_at(of_role, selector.position, f"{selector.role} layer", where),)
+
+
+def _at(layers: tuple[Layer, ...], position: int, what: str, where: str) -> Layer:
+    """The layer at a position that counts from 1, or from -1 backwards."""
+    if not 1 <= abs(position) <= len(layers):
+        raise ModeError(
+            f"{where}: {what} {position} does not exist; expected 1 to {len(layers)}, or -1 for the last, of "
+            f"{_names(layers)}: correct the position"
+        )
+    return layers[position - 1 if position > 0 else position]
 
 
 def _select(network: Network, selector: Selector, where: str) -> tuple[Layer, ...]:
@@ -129,12 +188,7 @@ def _select(network: Network, selector: Selector, where: str) -> tuple[Layer, ..
         )
     if selector.position is None:
         return of_role
-    if not 1 <= abs(selector.position) <= len(of_role):
-        raise ModeError(
-            f"{where}: {selector.role} layer {selector.position} does not exist; expected 1 to {len(of_role)}, or -1 "
-            f"for the last, of {_names(of_role)}: correct the position"
-        )
-    return (of_role[selector.position - 1 if selector.position > 0 else selector.position],)
+    return (_at(of_role, selector.position, f"{selector.role} layer", where),)
 
 
 def _removals(change: Change, chosen: Sequence[Layer], removed: Mapping[str, int], where: str) -> dict[str, int]:

@@ -36,6 +36,8 @@ class Options:
         grid: How geodesics are searched, and in which orders rows are written; see ``planner.variation``.
         landscape: Test samples that the loss around each transition's paths is drawn from, of those kept in the bundle;
             0 for no picture, None for 128 where the network is small.
+        sparse: Samples that each sparse mode is trained on, the metric's among them; None for five passes over the
+            training set, and at least 20,000.
         certified: Test samples that a proof is tried on for every state of each path; None for 200 where the network
             is small, and none where it is large.
         proved: Share of the answers that are right at the ends of a path's stages that is to be proved right in every
@@ -49,8 +51,8 @@ class Options:
         every_candidate: Whether paths are walked to their end even when they cannot be chosen any more, and the best
             geodesic is kept in the bundle: for comparisons, at several times the cost.
         budget: Epoch-equivalents that the plan may cost: candidates that would go beyond are left out, all but the
-            one-pass write. None for 1 where the network is large, and for no limit where it is small or every candidate
-            is asked for.
+            one-pass write. None for 1, and what the sparse modes take, where the network is large, and for no limit
+            where it is small or every candidate is asked for.
         workers: Processes that walk candidates; 1 for none but this one.
         cluster: Address of a Dask scheduler whose workers walk candidates instead.
         work: Folder that finished jobs are kept in; a plan that was interrupted goes on from them.
@@ -65,6 +67,7 @@ class Options:
     probes: int = 64
     grid: tuple[Variation, ...] = SMALL
     landscape: int | None = None
+    sparse: int | None = None
     certified: int | None = None
     proved: float = PROVED
     stored: int = 1000

@@ -34,7 +34,9 @@ from planner.race import choose_paths
 from planner.refine import Settings, refine
 from planner.store import Store
 from planner.study import Study
+from planner.targets import reach, sparse_samples
 from planner.threads import threads
+from planner.weight_files import read_given
 from runtime import bundle as bundles
 from runtime import bundle_files
 from runtime.evaluation import Evaluator
@@ -89,6 +91,7 @@ def make_plan(
     options: Options | None = None,
     progress: Progress | None = None,
     replace: bool = False,
+    weights: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> Manifest:
     """Plan all modes and transitions of a profile for a network and write the bundle.
 
@@ -101,6 +104,7 @@ def make_plan(
         options: What may be spent.
         progress: Shows where the work is.
         replace: Whether a bundle that stands at ``out`` may be replaced.
+        weights: Mode name to checkpoint, for each mode of which the profile says ``weights: given``.
 
     Returns:
         The manifest that was written.
@@ -112,7 +116,9 @@ def make_plan(
     options = options or Options()
     small = weight_count(module) < SMALL_NETWORK
     with threads(options.threads or (1 if small else 0)):
-        return _plan(module, definition, dataset, profile, Path(out), options, progress or Silent(), replace)
+        return _plan(
+            module, definition, dataset, profile, Path(out), options, progress or Silent(), replace, weights or {}
+        )
 
 
 def _plan(
@@ -124,6 +130,7 @@ def _plan(
     options: Options,
     progress: Progress,
     replace: bool,
+    weights: Mapping[str, str | os.PathLike[str]],
 ) -> Manifest:
     """The work of ``make_plan``."""
     begun = time.monotonic()
@@ -133,6 +140,7 @@ def _plan(
     sample = torch.from_numpy(data.fit.inputs[:2])
     network = trace(module, sample)
     _check_types(network)
+    given = read_given(weights, profile, module, network, sample)
     found = None
     if any(mode.macs is not None for mode in profile.modes.values()):
         progress.stage("What each layer's units are worth", 1)
@@ -143,7 +151,10 @@ def _plan(
     progress.stage("End points", len(targets))
     orders = None if found is None else {name: curve.order for name, curve in found.items()}
     search = _end_points(network, dataset, data, options, cost, orders)
-    ends = search.find(targets, progress.step)
+    ends = reach(
+        network, targets, search.find(targets, progress.step), given,
+        lambda: torch.from_numpy(dataset.train_x[data.whole_fit]), options, cost, progress,
+    )  # fmt: skip
     stops = {pair: stop for pair in profile.transitions if (stop := search.between(*(ends[one] for one in pair)))}
     table, states = row_table(network, {**ends, **{stop.mode: stop for stop in stops.values()}})
     check_rows(table, profile, f"plan for {profile.name}")
@@ -299,7 +310,7 @@ def _choose_paths(
             grid=options.grid,
             store=None if options.work is None else Store(options.work, study.digest),
             every_candidate=options.every_candidate,
-            budget=_budget(network, data, options),
+            budget=_budget(network, data, profile, options),
             cost=cost,
             progress=progress,
         )
@@ -310,13 +321,14 @@ def _choose_paths(
     return study, choices
 
 
-def _budget(network: Network, data: _Split, options: Options) -> int | None:
+def _budget(network: Network, data: _Split, profile: Profile, options: Options) -> int | None:
     """Forward passes that the plan may cost; None for no limit."""
     epochs = options.budget
     if epochs is None:
         if options.every_candidate or weight_count(network.module) < SMALL_NETWORK:
             return None
-        epochs = LARGE_BUDGET
+        sparse = sum(mode.sparsity is not None for mode in profile.modes.values())
+        epochs = LARGE_BUDGET + sparse * sparse_samples(options, len(data.whole_fit)) / data.training_size
     return passes_of(epochs, data.training_size)
 
 

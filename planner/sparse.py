@@ -16,7 +16,7 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -74,7 +74,7 @@ class SparseEnd:
 
     Attributes:
         tensors: Its tensors by key, those of the dense network that did not change included.
-        share: Share of the layers' weights that are zero, biases not counted.
+        share: Share of the weights that are zero, of the layers that were made sparse, biases not counted.
         steps: Steps trained.
     """
 
@@ -91,6 +91,8 @@ def sparsify(
     *,
     search: Search | None = None,
     masks: Mapping[str, Tensor] | None = None,
+    layers: Collection[str] | None = None,
+    teacher: Network | None = None,
     training_set_size: int | None = None,
     watch: Watch | None = None,
     seed: int = 0,
@@ -99,12 +101,14 @@ def sparsify(
     """Walk to a sparse network within a budget that covers the teacher, the saliencies and every step.
 
     Args:
-        network: The dense network, which is also the teacher.
+        network: The network that is made sparse.
         inputs: Training inputs, shape [N, ...]; labels are not needed.
-        share: Share of the layers' weights that are to be zero.
+        share: Share of the weights that are to be zero, of those of all layers or those named.
         epochs: The budget in epoch-equivalents.
         search: How; by saliency by default.
         masks: A support that was chosen before, weight key to 0 and 1; nothing is looked for then.
+        layers: Names of the layers that are made sparse and trained; the others stay bit for bit. All by default.
+        teacher: The network whose outputs are matched; the network itself by default.
         training_set_size: Samples an epoch; N by default.
         watch: Is shown every step's weights.
         seed: Seed of every draw.
@@ -117,13 +121,14 @@ def sparsify(
         SparsityError: the share is not between 0 and 1, or the budget does not cover the teacher and one step.
     """
     search = Search() if search is None else search
-    keys = [layer.weight for layer in network.layers]
+    chosen = [layer for layer in network.layers if layers is None or layer.name in layers]
+    keys = [layer.weight for layer in chosen]
     dense = {key: tensor.detach() for key, tensor in network.module.state_dict().items()}
     total = sum(dense[key].numel() for key in keys)
     keep = _kept(total, share)
     size = len(inputs) if training_set_size is None else training_set_size
     spent = CostMeter()
-    lessons = teach(network, inputs, spent)
+    lessons = teach(teacher or network, inputs, spent)
     budget = int(epochs * size * (FORWARD + BACKWARD)) - spent.forward_passes
     support: Support
     probes = 0
@@ -139,14 +144,14 @@ def sparsify(
     if masks is not None:
         support = _Given(masks)
     else:
-        support = _Chosen(network, dense, inputs, keep, search, steps, probes, seed, spent)
-    names = [key for layer in network.layers for key in (layer.weight, layer.bias) if key is not None]
+        support = _Chosen(network, dense, keys, inputs, keep, search, steps, probes, seed, spent)
+    names = [key for layer in chosen for key in (layer.weight, layer.bias) if key is not None]
     trained = distill(
         network, dense, names, lessons, search.course, steps, support=support, watch=watch, seed=seed, cost=spent
     )
     if cost is not None:
         cost.add(spent.forward_passes)
-    return SparseEnd({**dense, **trained}, zero_share(network, trained), steps)
+    return SparseEnd({**dense, **trained}, _zero_share(trained, keys), steps)
 
 
 def refit_support(
@@ -197,7 +202,11 @@ def random_support(network: Network, share: float, *, seed: int = 0) -> dict[str
 
 def zero_share(network: Network, tensors: Mapping[str, Tensor]) -> float:
     """Share of the layers' weights that are exactly zero, biases not counted."""
-    weights = [tensors[layer.weight] for layer in network.layers]
+    return _zero_share(tensors, [layer.weight for layer in network.layers])
+
+
+def _zero_share(tensors: Mapping[str, Tensor], keys: Sequence[str]) -> float:
+    weights = [tensors[key] for key in keys]
     return sum(int((one == 0).sum()) for one in weights) / sum(one.numel() for one in weights)
 
 
@@ -218,6 +227,7 @@ class _Chosen:
         self,
         network: Network,
         dense: Mapping[str, Tensor],
+        keys: Sequence[str],
         inputs: Tensor,
         keep: int,
         search: Search,
@@ -229,7 +239,7 @@ class _Chosen:
         self._network, self._dense, self._inputs, self._cost = network, dense, inputs, cost
         self._search, self._probes = search, probes
         self._keep = keep
-        self._keys = [layer.weight for layer in network.layers]
+        self._keys = keys
         self._total = sum(dense[key].numel() for key in self._keys)
         self._ramp = max(1, int(search.ramp * steps))
         # Even the shortest way has a choice, the last one, at which all of the weights to go are gone.

@@ -48,13 +48,16 @@ def about(
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a plan holds: modes, transitions, evidence, cost."""
     from runtime.bundle import read
-    from runtime.inspection import summary
+    from runtime.inspection import notes, summary
 
-    data = summary(read(bundle))
+    plan = read(bundle)
+    data = summary(plan)
     if as_json:
         print_json(data)
         return
     out.print(_modes_table(data))
+    for note in notes(plan.manifest):
+        out.print(plain(note), soft_wrap=True)
     out.print(_transitions_table(data))
     for table in _candidates_tables(data):
         out.print(table)

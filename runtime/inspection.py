@@ -8,6 +8,7 @@ import msgspec
 
 from runtime.bundle import Bundle
 from runtime.candidates import front, lengths
+from runtime.manifest import Manifest, ModeEntry
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
@@ -30,6 +31,9 @@ def summary(bundle: Bundle) -> dict[str, Any]:
                 "macs": mode.macs,
                 "weight_bytes": mode.weight_bytes,
                 "divergence": mode.divergence,
+                "nonzero_macs": mode.nonzero_macs,
+                "sparse": None if mode.sparse is None else msgspec.to_builtins(mode.sparse),
+                "source": mode.source,
                 "removed_units": {
                     layer.name: layer.units - len(mode.kept[layer.name])
                     for layer in bundle.table.layers
@@ -91,3 +95,30 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "epoch_equivalents": manifest.planning.epoch_equivalents,
         "seconds": manifest.planning.seconds,
     }
+
+
+def notes(manifest: Manifest) -> list[str]:
+    """What multiply-accumulates and bytes do not say of modes that are sparse, or another network."""
+    dense = manifest.modes[0]
+    found = [_of_zeros(mode, dense) for mode in manifest.modes if mode.sparse is not None]
+    return found + [
+        f"{mode.name} is another network; its checkpoint's SHA-256 is {mode.source}."
+        for mode in manifest.modes
+        if mode.source is not None
+    ]
+
+
+def _of_zeros(mode: ModeEntry, dense: ModeEntry) -> str:
+    """That zeros save nothing by themselves, and what they might."""
+    assert mode.sparse is not None
+    share, layers = mode.sparse.zeros / mode.sparse.weights, ", ".join(mode.sparse.layers)
+    words = (
+        f"{mode.name}: {share:.1%} of the weights of {layers} are zero. Dense kernels, such as those of ONNX Runtime, "
+        "multiply by zeros too and save nothing."
+    )
+    if mode.nonzero_macs is None or not dense.macs:
+        return words
+    return (
+        f"{words} Hardware that skips zeros would compute {mode.nonzero_macs / dense.macs:.1%} of {dense.name}'s "
+        "multiply-accumulates."
+    )

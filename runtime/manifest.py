@@ -70,6 +70,17 @@ class LayerEntry(_Record, frozen=True, kw_only=True):
     """Whose units the layer reads, where it is more than one layer's; ``reads`` is null then."""
 
 
+class SparseEntry(_Record, frozen=True, kw_only=True):
+    """What is zero in a sparse mode."""
+
+    layers: tuple[str, ...]
+    """Moved layers in which weights were chosen to be zero, in forward order."""
+    weights: Annotated[int, Meta(ge=1)]
+    """Their weights in the compact graph, biases not counted."""
+    zeros: Count
+    """How many of these are zero."""
+
+
 class ModeEntry(_Record, frozen=True, kw_only=True):
     """A power mode and its evidence on held-out data."""
 
@@ -90,6 +101,12 @@ class ModeEntry(_Record, frozen=True, kw_only=True):
     """Root mean squared distance of the outputs from the dense network's, on the held-out batch."""
     damping: NonNegative
     """Largest damping among the mode's refits."""
+    nonzero_macs: Count | None = None
+    """Of ``macs``, those whose weight is not zero: what is left on hardware that skips zeros. Others compute all."""
+    sparse: SparseEntry | None = None
+    """What is zero, in a mode that was made sparse."""
+    source: Digest | None = None
+    """SHA-256 of the checkpoint that the weights came from, in a mode that is another network."""
 
 
 class WaypointEntry(_Record, frozen=True, kw_only=True):

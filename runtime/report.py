@@ -15,6 +15,7 @@ from device_profiles.errors import GeoshiftError
 from runtime.bundle import Bundle
 from runtime.candidates import front, lengths
 from runtime.findings import TELLING, Findings, decimals, percent, proved, ranked, reason
+from runtime.inspection import notes
 from runtime.manifest import Manifest, ModeEntry, TransitionEntry
 from runtime.simulator import Simulation
 
@@ -147,6 +148,7 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
         used={findings.played_as(move) for move in manifest.transitions},
         stops=_stops(manifest),
         removed=_removed,
+        notes=notes(manifest),
         reason=reason,
         proved=proved,
         telling=TELLING,

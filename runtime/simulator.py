@@ -158,8 +158,8 @@ def simulate(
     left_out: dict[str, str] = {}
     for name in strategies_of(bundle) if names is None else names:
         step(name)
-        if name == "geodesic" and not all(_has_geodesic(move) for move in bundle.transitions):
-            left_out[name] = "a transition of this plan has none stored; plan with --every-candidate to keep them"
+        if why := _why_not(bundle, name):
+            left_out[name] = why
             continue
         played[name] = _play(bundle, profile, name, evaluator, writes, states, torn, seed)
     tour = (bundle.transitions[0].ends[0], *(move.ends[1] for move in bundle.transitions))
@@ -179,6 +179,16 @@ def strategies_of(bundle: Bundle) -> tuple[str, ...]:
     """All that a plan can be played with; its stored paths are among them by one name or another."""
     special = any(move.entry.strategy not in STRATEGIES or move.entry.blocks for move in bundle.transitions)
     return (PLANNED, *STRATEGIES) if special else STRATEGIES
+
+
+def _why_not(bundle: Bundle, name: str) -> str:
+    """Why a strategy cannot be played on this plan; empty if it can."""
+    if name == "geodesic" and not all(_has_geodesic(move) for move in bundle.transitions):
+        return "a transition of this plan has none stored; plan with --every-candidate to keep them"
+    others = [mode.name for mode in bundle.manifest.modes if mode.sparse is not None or mode.source is not None]
+    if name == "plain" and others:
+        return f"it switches units off and nothing more, which does not lead to {', '.join(others)}"
+    return ""
 
 
 def _has_geodesic(move: Transition) -> bool:

@@ -12,8 +12,10 @@ from device_profiles import Profile
 from runtime.bank import Increment, InPlaceBank
 from runtime.bundle import Bundle, Transition
 from runtime.chunks import ChunkList
+from runtime.compact import pack
 from runtime.evaluation import Answers, Evaluator
 from runtime.graphs import compact_session, live_session
+from runtime.manifest import SparseEntry
 from runtime.rows import Floats, RowTable, State
 from runtime.session import Session, Weights
 
@@ -49,6 +51,8 @@ def verify(bundle: Bundle, profile: Profile, step: Callable[[str], None] = lambd
         answers = evaluator.at(bundle.table, bundle.states[mode.name])
         checks.append(_agrees(f"mode {mode.name}: accuracy", answers, mode.correct))
         checks.append(_compact(bundle, profile, evaluator, mode.name, answers))
+        if mode.sparse is not None:
+            checks.append(_sparse(bundle, mode.name, mode.sparse))
         canary = Evaluator(session, bundle.canary).at(bundle.table, bundle.states[mode.name])
         right = int(canary.right.sum())
         checks.append(
@@ -85,6 +89,21 @@ def _compact(bundle: Bundle, profile: Profile, evaluator: Evaluator, mode: str, 
         name=f"mode {mode}: compact graph",
         ok=worst <= TOLERANCE,
         detail=f"outputs differ by at most {worst:.1e}, allowed {TOLERANCE:.0e}",
+    )
+
+
+def _sparse(bundle: Bundle, mode: str, entry: SparseEntry) -> Check:
+    """Whether as many weights of a mode's smaller network are zero as the manifest says."""
+    name, layers = f"mode {mode}: zeros", {layer.name: layer for layer in bundle.table.layers}
+    if unknown := [one for one in entry.layers if one not in layers]:
+        return Check(name=name, ok=False, detail=f"{unknown[0]!r} is none of the moved layers")
+    weights = pack(bundle, mode)
+    found = [weights[layers[one].weight] for one in entry.layers]
+    size, zeros = sum(one.size for one in found), sum(int((one == 0).sum()) for one in found)
+    return Check(
+        name=name,
+        ok=(size, zeros) == (entry.weights, entry.zeros),
+        detail=f"{zeros:,} of {size:,} weights are zero, the manifest says {entry.zeros:,} of {entry.weights:,}",
     )
 
 

@@ -92,6 +92,8 @@ def test_profiles_are_listed_shown_and_checked(tmp_path):
         (["profiles", "show", "raspbery-pi-5"], 1, "raspberry-pi-5"),
         (["plan", "--weights", "none.safetensors"], 1, "none.safetensors"),
         (["plan"], 2, "--weights"),
+        (["plan", "--weights", "C9=none.safetensors"], 2, "unknown mode 'C9'"),
+        (["plan", "--weights", "C2=none.safetensors"], 2, "'C2', which is no other network"),
         (["plan", "--model-def", "nowhere:model", "--out", "x"], 1, "nowhere"),
         (["train", "--data", "nowhere:data"], 1, "nowhere"),
         (["train", "--epochs", "0"], 2, "epochs"),

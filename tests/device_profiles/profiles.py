@@ -53,8 +53,17 @@ def modes_with_transitions(draw: st.DrawFn) -> tuple[dict[str, Mode], tuple[tupl
         share = draw(st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True))
         if share is not None and draw(st.booleans()):
             steps = ()
-        origin = draw(st.sampled_from(names[:place]))
+        origin = draw(
+            st.sampled_from([one for one in names[:place] if modes[one].sparsity is modes[one].weights is None])
+        )
         modes[name] = Mode(from_=origin, macs=share, description=draw(texts), **{kind: steps})
+        other = draw(st.sampled_from(["units", "units", "sparse", "weights"]))
+        if other == "sparse":
+            layers = draw(st.lists(selectors, max_size=2).map(tuple))
+            sparsity = draw(st.floats(0, 1, exclude_min=True, exclude_max=True))
+            modes[name] = replace(modes[name], sparsity=sparsity, sparse_layers=layers)
+        elif other == "weights":
+            modes[name] = Mode(from_=names[0], weights="given", description=modes[name].description)
         near = {draw(st.sampled_from(names[:place])) for _ in range(2)}
         pairs |= {draw(st.permutations([name, other]).map(tuple)) for other in sorted(near)}
     shuffled = {name: modes[name] for name in draw(st.permutations(names))}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from device_profiles.loader import from_builtins
 from device_profiles.schema import Profile
-from planner.modes import ModeError, resolve
+from planner.modes import ModeError, Sparsity, resolve
 from planner.network import Network, trace
 
 
@@ -165,3 +165,37 @@ def test_modes_built_without_the_loader_may_not_run_in_circles(network: Network)
     fields = {name: getattr(sound, name) for name in sound.__struct_fields__}
     with pytest.raises(ModeError, match="modes C2 do not lead back to the dense mode"):
         resolve(Profile(**fields | {"modes": loop}), network)
+
+
+def test_sparsity_is_of_all_layers_or_of_those_selected_fixed_ones_and_the_output_too(network: Network) -> None:
+    last = {"role": "classifier", "position": -1}
+    targets = resolve(
+        profile(
+            S={"from": "C1", "sparsity": 0.9},
+            P={"from": "C1", "sparsity": 0.5, "sparse_layers": [last, {"name": "conv3"}, last]},
+            R={"from": "C1", "remove": [{"layer": {"name": "fc1"}, "count": 5}], "sparsity": 0.25,
+               "sparse_layers": [{"role": "convolution"}]},
+            N={"from": "C1", "weights": "given"},
+        ),
+        network,
+    )  # fmt: skip
+    assert targets["S"].sparsity == Sparsity(0.9, ("conv1", "conv2", "conv3", "fc1", "fc2"))
+    assert targets["P"].sparsity == Sparsity(0.5, ("conv3", "fc2"))
+    assert targets["R"].sparsity == Sparsity(0.25, ("conv1", "conv2", "conv3"))
+    assert {name: target.removed for name, target in targets.items()} == {
+        "C1": {}, "S": {}, "P": {}, "R": {"fc1": 5}, "N": {},
+    }  # fmt: skip
+    assert {name for name, target in targets.items() if target.given} == {"N"}
+    assert targets["C1"].sparsity is None
+
+
+@pytest.mark.parametrize(
+    ("selector", "said"),
+    [
+        ({"name": "conv9"}, r"sparse_layers\[0\]: no layer 'conv9'; expected one of conv1, conv2, conv3, fc1, fc2"),
+        ({"role": "convolution", "position": 4}, "convolution layer 4 does not exist; expected 1 to 3, or -1"),
+    ],
+)
+def test_a_layer_to_make_sparse_that_is_not_there_is_named(network: Network, selector: object, said: str) -> None:
+    with pytest.raises(ModeError, match=said):
+        resolve(profile(S={"from": "C1", "sparsity": 0.9, "sparse_layers": [selector]}), network)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from planner import sparse
+from planner import models, sparse
 from planner.cost import CostMeter
 from planner.distill import Course
 from planner.network import trace
@@ -163,3 +163,19 @@ def test_a_budget_that_is_too_small_is_refused(network, inputs):
 @pytest.mark.parametrize(("total", "share", "kept"), [(266200, 0.9, 26620), (266200, 0.7, 79860), (7, 0.5, 3)])
 def test_rounding_costs_no_weight(total, share, kept):
     assert sparse._kept(total, share) == kept
+
+
+def test_only_the_layers_named_are_made_sparse_towards_the_teacher_given(network, inputs):
+    before = network.module.state_dict()
+    other = trace(models.build("digits-cnn", seed=3), inputs[:1])
+    end = sparsify(network, inputs, 0.5, 4, search=SEARCH, layers=("fc1", "fc2"), teacher=other)
+    changed = {key for key, one in end.tensors.items() if not torch.equal(one, before[key])}
+    assert changed == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+    zeros, total = (
+        sum(count(end.tensors[key]) for key in ("fc1.weight", "fc2.weight"))
+        for count in (lambda one: int((one == 0).sum()), torch.numel)
+    )
+    assert end.share == zeros / total
+    assert 0.5 <= end.share < 0.5 + 2 / total
+    apart = [off(one, end, inputs) for one in (other, network)]
+    assert apart[0] < apart[1]
