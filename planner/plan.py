@@ -301,6 +301,7 @@ def _choose_paths(
         seed=options.seed,
     )
     cost.forward(len(study.samples) * len(study.modes))
+    budget = _budget(network, data, profile, options)
     with executor(options.workers, options.cluster) as (pool, share):
         choices = choose_paths(
             study,
@@ -310,14 +311,12 @@ def _choose_paths(
             grid=options.grid,
             store=None if options.work is None else Store(options.work, study.digest),
             every_candidate=options.every_candidate,
-            budget=_budget(network, data, profile, options),
+            budget=budget,
             cost=cost,
             progress=progress,
         )
     if to_be_certified(network, options):
-        choices = divide_choices(
-            study, choices, options.proved, budget=_budget(network, data, options), cost=cost, progress=progress
-        )
+        choices = divide_choices(study, choices, options.proved, budget=budget, cost=cost, progress=progress)
     return study, choices
 
 
