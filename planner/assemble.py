@@ -20,7 +20,8 @@ from planner.landscape import LARGEST, SAMPLES, draw
 from planner.network import Network
 from planner.options import Options
 from planner.progress import Progress
-from runtime.bundle import BASE, CANARY, EVALUATION, GRAPH, MODES, ROWS
+from runtime.bundle import CANARY, EVALUATION, GRAPH, ROWS
+from runtime.bundle_parts import BASE, MODES
 from runtime.chunks import ChunkList
 from runtime.evaluation import Evaluator
 from runtime.landscape import encode as encode_landscape

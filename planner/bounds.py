@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -155,7 +155,7 @@ class Bounds:
             return self._back_join(step, slope)
         if step.kind == "average":
             _, transpose = vjp(lambda value: self.tail.apply(step.node, {operand: value}),
-                               slope.new_zeros(count * samples, *shape))  # fmt: skip
+                               slope.new_zeros(count * samples, *shape))[:2]  # fmt: skip
             (passed,) = transpose(slope.reshape(count * samples, *slope.shape[2:]))
             return [(operand, passed.reshape(count, samples, *shape))], slope.new_zeros(())
         rising, falling = slope.clamp(min=0), slope.clamp(max=0)
@@ -187,7 +187,8 @@ class Bounds:
             if isinstance(operand, fx.Node) and operand in step.varies:
                 passed.append((operand, own))
             else:
-                value = self.tail.values[operand] if isinstance(operand, fx.Node) else operand
+                # What is added to an activation is another one, or a number.
+                value: Any = self.tail.values[operand] if isinstance(operand, fx.Node) else operand
                 added = added + (own * value).flatten(2).sum(-1)
         return passed, added
 

@@ -153,7 +153,7 @@ def flow(
         )
     check_alike([start, end])
     points = [start]
-    outputs = []
+    outputs: list[Tensor] = []
     distances = [_norm(end - start)]
     unsolved = 0
     status = FlowStatus.ARRIVED

@@ -15,9 +15,10 @@ from planner.cost import CostMeter
 from planner.dual import Solver
 from planner.endpoint import EndPoint
 from planner.fisher import root_probabilities
+from planner.insertion import Judge
 from planner.metric import PullbackMetric
 from planner.network import Network
-from planner.path_search import Judge, Record, search_paths
+from planner.path_search import Record, search_paths
 from planner.row_pool import row_matrix
 from planner.variation import DEFAULT, SEARCHES, Variation
 from runtime.rows import MovedLayer

@@ -170,7 +170,8 @@ def collect(
 
 def _before(network: Network, name: str) -> fx.GraphModule:
     """The part of the network that computes the input of a layer."""
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     for node in network.graph.graph.nodes:
         if node.op == "call_module" and node.target == name:
             graph.output(copies[node.all_input_nodes[0]])

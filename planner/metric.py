@@ -200,7 +200,7 @@ class LocalMetric:
         inputs = torch.cat(list(self._batches))[first:last] if len(self._batches) > 1 else self._batches[0][first:last]
 
         def rows_of(sample: Tensor) -> Tensor:
-            outputs, pull = vjp(lambda point: self._outputs_of(sample[None])(point)[0], self.point)
+            outputs, pull = vjp(lambda point: self._outputs_of(sample[None])(point)[0], self.point)[:2]
             rows: Tensor = vmap(pull)(torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device))[0]
             return rows
 
@@ -236,7 +236,7 @@ class _Linearised:
         self._samples = samples
         self._cost = cost
         with torch.no_grad():  # no graph besides the one that vjp keeps
-            self.outputs, self._pull = vjp(function, point)
+            self.outputs, self._pull = vjp(function, point)[:2]
         cost.forward(samples)
 
     def pull(self, covector: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ class _Linearised:
     def _transpose(self) -> Callable[[Tensor], tuple[Tensor]]:
         # c ↦ Jᵀc is linear, so its own VJP at any c is J.
         self._cost.backward(self._samples)
-        _, transpose = vjp(lambda covector: self._pull(covector)[0], torch.zeros_like(self.outputs))
+        _, transpose = vjp(lambda covector: self._pull(covector)[0], torch.zeros_like(self.outputs))[:2]
         return transpose
 
 

@@ -18,8 +18,9 @@ from planner.correction import CorrectionStatus, corrected_path, led_coordinates
 from planner.dual import Solver
 from planner.fisher import root_probabilities
 from planner.geodesic import Flow, FlowStatus, Metric, flow, functional_length
+from planner.insertion import Judge, at_bends, at_dips, spaced_with_middles
 from planner.metric import PullbackMetric
-from planner.relaxation import Relaxation, relax, respace
+from planner.relaxation import Relaxation, relax
 from planner.tangent import PAPER_RADIUS
 from planner.variation import SEARCHES
 
@@ -32,8 +33,6 @@ STEP = 0.3
 ITERATIONS = 20
 """Largest Krylov space, and most steps of a relaxation: a limit on cost, not on error. Tangents take 14 to 140
 iterations to converge, so many do not, and their number is recorded."""
-DIP = 0.5
-"""Deviation of a leg's middle, as a share of the leg, from which a waypoint is inserted."""
 DAMPING_SHARE = 1.0
 """Damping of the correction over ε, the straight line's squared length in outputs over that in weights. On
 LeNet-300-100 with 225 of 300 units removed and 1,000 probes, a corrected end was right on 97.58 % of 5,000 selection
@@ -72,20 +71,6 @@ class Record:
     length: float
     fisher_length: float
     forward_passes: int
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What a network is worth at a point, beside what the metric says.
-
-    Attributes:
-        accuracy: Share of right answers at a point, on samples that nothing is fitted on; any other figure that a guard
-            is set on will do, such as a lower bound of it.
-        tolerated: By how much the middle of a leg may lie below the lower of its ends.
-    """
-
-    accuracy: Callable[[Tensor], float]
-    tolerated: float
 
 
 @dataclass(frozen=True)
@@ -152,7 +137,7 @@ def search_paths(
             metric, lambda: follow(metric, start, stop, beta=beta, iterations=iterations, solver=solver)
         )
         spaced, looked = _counted(
-            metric, lambda: _spaced(metric, flowed.points, epsilon=epsilon, legs=legs, judge=judge)
+            metric, lambda: spaced_with_middles(metric, flowed.points, epsilon=epsilon, legs=legs, judge=judge)
         )
         cost += looked
         if "flow" in wanted:
@@ -199,93 +184,6 @@ def follow(
     )
 
 
-def with_insertions(
-    metric: Metric, points: Sequence[Tensor], *, share: float = DIP, most: int = 2 * LEGS
-) -> tuple[Tensor, ...]:
-    """A path with the middle of a leg inserted wherever the network leaves the chord between its ends.
-
-    The deviation of a leg is |f(middle) − (f(a) + f(b))/2| over |f(b) − f(a)|: 0 where outputs go straight, large where
-    a barrier hides between waypoints. The largest deviations are seen to first.
-
-    Args:
-        metric: Pullback metric.
-        points: Waypoints, at least two.
-        share: Deviation from which a waypoint is inserted.
-        most: Legs that the result may have.
-    """
-    here = list(points)
-    outputs = [metric.outputs(point) for point in here]
-    legs = [_middle(metric, here, outputs, leg) for leg in range(len(here) - 1)]
-    while len(legs) < most:
-        worst = max(range(len(legs)), key=lambda leg: legs[leg][2])
-        middle, seen, deviation = legs[worst]
-        if not deviation > share:
-            break
-        here.insert(worst + 1, middle)
-        outputs.insert(worst + 1, seen)
-        legs[worst : worst + 1] = [_middle(metric, here, outputs, leg) for leg in (worst, worst + 1)]
-    return tuple(here)
-
-
-def at_dips(points: Sequence[Tensor], judge: Judge, *, most: int = 2 * LEGS) -> tuple[Tensor, ...]:
-    """A path with the middle of a leg inserted wherever the accuracy there is lower than at both of its ends.
-
-    By itself that changes no state of the path. It gives a relaxation a waypoint where one is needed: what hides
-    between waypoints costs it nothing. The deepest dips are seen to first.
-
-    Args:
-        points: Waypoints, at least two.
-        judge: Says how accurate the network is, and which dip is tolerated.
-        most: Legs that the result may have.
-    """
-    here = list(points)
-    seen = [judge.accuracy(point) for point in here]
-    legs = [_dip(judge, here, seen, leg) for leg in range(len(here) - 1)]
-    while len(legs) < most:
-        worst = max(range(len(legs)), key=lambda leg: legs[leg][2])
-        middle, accuracy, depth = legs[worst]
-        if not depth > judge.tolerated:
-            break
-        here.insert(worst + 1, middle)
-        seen.insert(worst + 1, accuracy)
-        legs[worst : worst + 1] = [_dip(judge, here, seen, leg) for leg in (worst, worst + 1)]
-    return tuple(here)
-
-
-def _dip(judge: Judge, points: Sequence[Tensor], seen: Sequence[float], leg: int) -> tuple[Tensor, float, float]:
-    """Middle of a leg, the accuracy there, and by how much it lies below the lower of the leg's ends."""
-    middle = torch.lerp(points[leg], points[leg + 1], 0.5)
-    accuracy = judge.accuracy(middle)
-    return middle, accuracy, min(seen[leg], seen[leg + 1]) - accuracy
-
-
-def _spaced(
-    metric: Metric, points: Sequence[Tensor], *, epsilon: float, legs: int, judge: Judge | None
-) -> tuple[Tensor, ...]:
-    """A path in legs of equal length, and its own middle between two points where the accuracy dips between them."""
-    spaced = respace(metric, points, epsilon=epsilon, legs=legs)
-    if judge is None:
-        return spaced
-    seen = [judge.accuracy(point) for point in spaced]
-    dips = [_dip(judge, spaced, seen, leg)[2] > judge.tolerated for leg in range(legs)]
-    if not any(dips):
-        return spaced
-    middles = respace(metric, points, epsilon=epsilon, legs=2 * legs)[1::2]
-    inner = [(middle, point) if dip else (point,) for dip, middle, point in zip(dips, middles, spaced[1:], strict=True)]
-    return (spaced[0], *(point for leg in inner for point in leg))
-
-
-def _middle(
-    metric: Metric, points: Sequence[Tensor], outputs: Sequence[Tensor], leg: int
-) -> tuple[Tensor, Tensor, float]:
-    """Middle of a leg, the outputs there, and how far they lie from the chord's middle, as a share of the chord."""
-    middle = torch.lerp(points[leg], points[leg + 1], 0.5)
-    seen = metric.outputs(middle)
-    chord = functional_length([outputs[leg], outputs[leg + 1]])
-    bend = functional_length([seen, (outputs[leg] + outputs[leg + 1]) / 2])
-    return middle, seen, bend / chord if chord else 0.0
-
-
 @dataclass(frozen=True)
 class _Shape:
     """What all searches between two ends share."""
@@ -316,7 +214,7 @@ class _Shape:
 
         def search() -> Relaxation:
             found = relax(self.metric, first, epsilon=self.epsilon, iterations=self.iterations)
-            finer = with_insertions(self.metric, found.points, most=most)
+            finer = at_bends(self.metric, found.points, most=most)
             for _ in range(1 if judge is None else 2):
                 finer = finer if judge is None else at_dips(finer, judge, most=most)
                 if len(finer) == len(found.points):

@@ -162,11 +162,11 @@ class Tail:
         if isinstance(args[0], Tensor) and self._in_place(node):
             args = (args[0].clone(), *args[1:])
         if node.op == "call_module":
-            return self.modules[str(node.target)](*args, **kwargs)  # type: ignore[no-any-return]
+            return self.modules[str(node.target)](*args, **kwargs)
         if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)  # type: ignore[no-any-return]
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)
-        return node.target(*args, **kwargs)  # type: ignore[no-any-return]
+        return node.target(*args, **kwargs)
 
     def run(self, pre_activations: Tensor) -> Tensor:
         """The network's outputs for other values of the layer, [N, outputs]; differentiable.

@@ -11,8 +11,9 @@ from planner.configuration import Configuration
 from planner.cost import CostMeter
 from planner.datasets import load
 from planner.geodesic import FlowStatus, functional_length
+from planner.insertion import Judge, at_bends, at_dips
 from planner.metric import PullbackMetric
-from planner.path_search import Judge, at_dips, natural_epsilon, search_paths, straight, with_insertions
+from planner.path_search import LEGS, natural_epsilon, search_paths, straight
 from planner.relaxation import RelaxationStatus, relax
 from tests import tolerances
 from tests.oracles import convolutional_toy, linear_toy, random_vector
@@ -68,8 +69,8 @@ def test_waypoints_are_inserted_where_the_network_leaves_the_chord():
     toy = convolutional_toy()
     metric = PullbackMetric(toy.module, toy.configuration, toy.inputs)
     points = straight(toy.point, 3 * random_vector(toy.configuration.size, 3), 2)
-    assert len(with_insertions(metric, points, share=1e9)) == 3
-    finer = with_insertions(metric, points, share=0.0, most=5)
+    assert len(at_bends(metric, points, most=2 * LEGS, share=1e9)) == 3
+    finer = at_bends(metric, points, share=0.0, most=5)
     assert len(finer) == 6
     assert all(any(torch.equal(point, one) for one in finer) for point in points)
 
@@ -79,7 +80,7 @@ def test_waypoints_are_inserted_where_the_network_leaves_the_chord():
         return bend / functional_length([toy.function(one), toy.function(other)])
 
     share = max(off(points[0], points[1]), off(points[1], points[2])) * 0.9
-    [inserted] = [point for point in with_insertions(metric, points, share=share, most=3) if not any(
+    [inserted] = [point for point in at_bends(metric, points, share=share, most=3) if not any(
         torch.equal(point, one) for one in points)]  # fmt: skip
     worst = 0 if off(points[0], points[1]) > off(points[1], points[2]) else 1
     assert torch.equal(inserted, torch.lerp(points[worst], points[worst + 1], 0.5))
@@ -88,7 +89,7 @@ def test_waypoints_are_inserted_where_the_network_leaves_the_chord():
 def test_a_linear_network_needs_no_insertions():
     toy = linear_toy()
     metric = PullbackMetric(toy.module, toy.configuration, toy.inputs)
-    assert len(with_insertions(metric, straight(toy.point, random_vector(8, 4), 3))) == 4
+    assert len(at_bends(metric, straight(toy.point, random_vector(8, 4), 3), most=2 * LEGS)) == 4
 
 
 class Pair:
@@ -142,12 +143,12 @@ def test_a_waypoint_where_the_accuracy_dips_lets_relaxation_lower_the_dip(pair: 
     barrier = pair.dip(line)
     assert barrier > 0.3
     judge = Judge(pair.accuracy, 0.025)
-    finer = at_dips(line, judge)
+    finer = at_dips(line, judge, most=2 * LEGS)
     assert len(finer) >= 3
     assert all(torch.equal(one, other) for one, other in zip(line, (finer[0], finer[-1]), strict=True))
     epsilon = natural_epsilon(pair.metric, pair.start, pair.stop)
     relaxed = relax(pair.metric, finer, epsilon=epsilon, iterations=20).points
-    again = at_dips(relaxed, judge)
+    again = at_dips(relaxed, judge, most=2 * LEGS)
     if len(again) > len(relaxed):
         relaxed = relax(pair.metric, again, epsilon=epsilon, iterations=20).points
     assert pair.dip(relaxed) < barrier / 5
@@ -157,11 +158,11 @@ def test_a_waypoint_where_the_accuracy_dips_lets_relaxation_lower_the_dip(pair: 
 
 def test_dips_are_inserted_deepest_first_and_no_more_than_allowed(pair: Pair):
     line = straight(pair.start, pair.stop, 2)
-    assert at_dips(line, Judge(pair.accuracy, 1.0)) == line
+    assert at_dips(line, Judge(pair.accuracy, 1.0), most=2 * LEGS) == line
     all_of_them = at_dips(line, Judge(lambda point: -float((point - pair.start).square().sum()), -1e9), most=5)
     assert len(all_of_them) == 6
     hole = torch.lerp(pair.start, pair.stop, 0.75)
-    finer = at_dips(line, Judge(lambda point: 0.0 if torch.allclose(point, hole) else 1.0, 0.5))
+    finer = at_dips(line, Judge(lambda point: 0.0 if torch.allclose(point, hole) else 1.0, 0.5), most=2 * LEGS)
     assert len(finer) == 4
     assert torch.equal(finer[2], torch.lerp(line[1], line[2], 0.5))
 
