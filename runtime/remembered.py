@@ -47,7 +47,7 @@ class Remembered:
         self._changed = threading.Condition()
         self._noted = self._done = 0
         """Number of the last change that was noted, and of the last that was written."""
-        self._closed = False
+        self._closed = self._ended = False
         self._thread: threading.Thread | None = None
         self.wish = self._read(modes)
         """What was asked for before the restart."""
@@ -70,10 +70,13 @@ class Remembered:
             self._changed.notify_all()
 
     def settle(self) -> None:
-        """Wait until what was noted before the call, or something newer, is on the disk, or the trouble was told."""
+        """Wait until what was noted before the call, or something newer, is on the disk, or the trouble was told.
+
+        Once nobody writes any more, as when the device is closed beneath a request, there is nothing to wait for.
+        """
         with self._changed:
             number = self._noted
-            self._changed.wait_for(lambda: self._done >= number)
+            self._changed.wait_for(lambda: self._done >= number or self._ended)
 
     def close(self) -> None:
         """Write what was noted last, and end. Nothing may be noted any more."""
@@ -85,18 +88,23 @@ class Remembered:
 
     def _run(self, path: Path) -> None:
         """Write what is noted, the last of it, until closed."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._noted > self._done or self._closed)
-                if self._noted == self._done:
-                    return
-                number, wanted = self._noted, self._wanted
-            try:
+        try:
+            while (change := self._next()) is not None:
+                number, wanted = change
                 self._write(path, wanted)
-            finally:
                 with self._changed:
                     self._done = number
                     self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[int, _Kept | None] | None:
+        """Wait for the next change, and give its number and what is to be kept; None once closed and all is written."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._noted > self._done or self._closed)
+            return None if self._noted == self._done else (self._noted, self._wanted)
 
     def _write(self, path: Path, wanted: _Kept | None) -> None:
         """Write, unless the disk has it: flash wears."""

@@ -8,9 +8,10 @@ import pytest
 
 from device_profiles import as_builtins
 from runtime import private_files
+from runtime.arbiter import Wish
 from runtime.bundle import read
 from runtime.opening import open_device
-from runtime.remembered import NAME
+from runtime.remembered import NAME, Remembered
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.devices import STANDS, Clock, settled, told, walking
 from tests.runtime.threads import PATIENCE_S, until
@@ -194,6 +195,20 @@ def test_of_what_comes_while_the_card_is_slow_the_last_is_kept(start, monkeypatc
         assert card.written == ["C2", "C3"]
     with start() as device:
         assert (settled(device).mode, device.status().decision.source) == ("C3", "bob")
+
+
+def test_nobody_waits_for_a_memory_that_was_closed(tmp_path):
+    """As a request does that comes while the device is closed."""
+    memory = Remembered(tmp_path, ("C1", "C2"), pytest.fail)
+    memory.start()
+    memory.keep(Wish("C1", "desk", "by hand"))
+    memory.close()
+    assert Remembered(tmp_path, ("C1", "C2"), pytest.fail).wish.mode == "C1"
+    memory.keep(Wish("C2", "desk", "by hand"))
+    waits = threading.Thread(target=memory.settle, daemon=True)
+    waits.start()
+    waits.join(PATIENCE_S)
+    assert not waits.is_alive()
 
 
 def test_a_name_without_an_end_is_cut(start):
