@@ -86,7 +86,7 @@ class DemoResult:
         return (
             f"{self.checks} checks of the plan passed. While the network walked {' → '.join(self.live.tour)} it gave "
             f"{self.live.answers:,} answers, {self.live.right / self.live.answers:.2%} of them right; the worst state "
-            f"on the planned paths is right on {worst:.2%} of the held-out digits, the dense network on "
+            f"that the plan has evidence of is right on {worst:.2%} of the held-out digits, the dense network on "
             f"{self.bundle.manifest.modes[0].accuracy:.2%}.\n"
             f"Plan:   {self.output / 'plan'}\nReport: {self.report}"
         )
