@@ -1,7 +1,9 @@
 """Device profiles: what a device can do, allows and is asked to do."""
 
-from device_profiles.energy import Energy, Figure
+from device_profiles.energy import Energy
 from device_profiles.errors import GeoshiftError, Problem, ProfileError
+from device_profiles.figure import Figure, Origin
+from device_profiles.hardware import Target, Verify, Weights
 from device_profiles.loader import (
     as_builtins,
     builtin_names,
@@ -24,11 +26,15 @@ __all__ = [
     "Guard",
     "Memory",
     "Mode",
+    "Origin",
     "Problem",
     "Profile",
     "ProfileError",
     "Selector",
+    "Target",
     "Trigger",
+    "Verify",
+    "Weights",
     "Writes",
     "as_builtins",
     "builtin_names",

@@ -1,22 +1,12 @@
-"""What a profile knows of a device's energy: three figures, each with where it comes from."""
+"""What a profile knows of a device's energy: figures, each with where it comes from."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-
-class Figure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A number about a device, and why it should be believed."""
-
-    value: Annotated[float, Meta(ge=0, description="the number, in the unit that the field's name says")]
-    provenance: Annotated[
-        Literal["measured", "datasheet", "paper", "assumed"], Meta(description="how the number came about")
-    ]
-    source: Annotated[
-        str, Meta(min_length=1, description="the measurement, document or argument, so that others can check it")
-    ]
+from device_profiles.figure import Figure
 
 
 class Energy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -28,4 +18,8 @@ class Energy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     ] = None
     joules_per_byte_written: Annotated[
         Figure | None, Meta(description="joules that one byte of weights written adds")
+    ] = None
+    inferences_per_second: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="load that a mode's watts are stated at, and planned for; None for what was seen"),
     ] = None

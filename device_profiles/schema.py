@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from device_profiles.energy import Energy
+from device_profiles.figure import Figure, Origin
+from device_profiles.hardware import Target, Verify, Weights
 from device_profiles.os_commands import Command
 from device_profiles.triggers import Name, Trigger
 
@@ -54,6 +56,13 @@ class Memory(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weights_bytes: Annotated[
         int, Meta(gt=0, le=LARGEST, description="bytes of memory that weights may take, copies included")
     ]
+    second_copy: Annotated[
+        bool,
+        Meta(
+            description="whether a second copy of weights can be held at all; false where the array that computes is "
+            "the memory, as in a crossbar"
+        ),
+    ] = True
 
 
 class Writes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +75,26 @@ class Writes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stall_budget_ms: Annotated[
         float, Meta(gt=0, description="milliseconds by which one increment may delay an inference")
     ]
+    granularity_bytes: Annotated[
+        int,
+        Meta(ge=1, le=LARGEST, description="smallest write: a row takes a whole multiple of it, as pages of flash"),
+    ] = 1
+    bytes_per_second: Annotated[
+        Figure | None, Meta(description="bytes of weights that the memory takes in a second; None for no limit of it")
+    ] = None
+    verify: Annotated[Verify | None, Meta(description="what writing with a check takes; None where none is made")] = (
+        None
+    )
+    endurance_writes: Annotated[
+        Figure | None, Meta(description="writes that one cell stands; None where it does not wear")
+    ] = None
+    quiesce_required: Annotated[
+        bool,
+        Meta(
+            description="whether the device can only be written while it computes nothing: increments are written in "
+            "declared pauses, none longer than the stall budget"
+        ),
+    ] = False
 
 
 class Bank(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -149,8 +178,8 @@ _Selectors = tuple[Annotated[Selector, Meta(extra_json_schema=_NAME_OR_ROLE)], .
 class Mode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename={"from_": "from"}):
     """A power mode: another mode and what is changed in it.
 
-    Removals come first, then restorations, then ``macs``, then ``sparsity``. A mode with ``weights`` is another
-    network.
+    Removals come first, then restorations, then a target (``macs``, ``watts`` or ``latency_ms``), then ``sparsity``. A
+    mode with ``weights`` is another network.
     """
 
     from_: Annotated[ModeName | None, Meta(description="mode this one is made from; the dense mode alone has none")] = (
@@ -162,6 +191,20 @@ class Mode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         Annotated[float, Meta(gt=0, lt=1)] | None,
         Meta(
             description="share of the dense network's multiply-accumulates that may be left: the planner removes "
+            "further units where that costs least"
+        ),
+    ] = None
+    watts: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="watts that the device may draw at energy.inferences_per_second: the planner removes further "
+            "units where that costs least"
+        ),
+    ] = None
+    latency_ms: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="milliseconds that one inference may take by target.macs_per_second: the planner removes "
             "further units where that costs least"
         ),
     ] = None
@@ -212,10 +255,20 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "multiply-accumulates, convolutions keep whole blocks of filters, since a part of one costs as much",
         ),
     ] = 1
+    target: Annotated[Target, Meta(description="what computes")] = Target()
+    weights: Annotated[Weights, Meta(description="how one weight is stored")] = Weights()
     memory: Annotated[Memory, Meta(description="memory the device spares")]
     writes: Annotated[Writes, Meta(description="pace of writing weights")]
     bank: Annotated[Bank, Meta(description="how live weights are held")]
     guard: Annotated[Guard, Meta(description="the accuracy insisted on")]
+    trade_off: Annotated[
+        Literal["bytes", "seconds", "energy", "wear", "accuracy"],
+        Meta(description="what the planner minimises among paths within the guard: a cost, or the worst state's loss"),
+    ] = "bytes"
+    origins: Annotated[
+        dict[Annotated[str, Meta(max_length=128)], Origin],
+        Meta(max_length=128, description="where plain numbers come from, by path, such as writes.bytes_per_increment"),
+    ] = {}
     queue_limit: Annotated[int, Meta(ge=1, le=LARGEST, description="callers that may wait for an answer at once")] = 64
     modes: Annotated[dict[ModeName, Mode], Meta(min_length=1, max_length=64, description="power modes by name")]
     transitions: Annotated[
