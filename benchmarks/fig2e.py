@@ -22,11 +22,13 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import spearmanr
+from torch import nn
 
 from benchmarks.fig2e_paths import Setting, Space, compile_way, end_points, parts
 from benchmarks.fig2e_picture import CRITERIA, landscape, picture
 from benchmarks.frame import Claim, Findings, main
 from benchmarks.networks import VGG11_VARIABLE, trained, vgg11
+from benchmarks.parts import kept
 from planner.candidates import Candidate, choose, drop_bound, fisher_length, functional_length
 from planner.configuration import Configuration
 from planner.cost import CostMeter
@@ -86,17 +88,29 @@ def run(quick: bool) -> Findings:
         max_workers=min(2, os.cpu_count() or 1), mp_context=get_context("spawn"), initializer=torch.set_num_threads,
         initargs=(1,),
     ) as pool:  # fmt: skip
-        found = list(pool.map(study, *zip(*reversed(tasks), strict=True)))[::-1]
+        found = list(pool.map(part, *zip(*reversed(tasks), strict=True)))[::-1]
     return findings(found)
+
+
+def part(setting: Setting, seed: int) -> dict[str, Any]:
+    """`study`, kept in the cache, so that a run that was stopped goes on; digits are measured anew."""
+    if setting == QUICK:
+        return study(setting, seed)
+    name = f"fig2e-{setting.model}-seed{seed}"
+    return kept(name, setting, dense_network(setting, seed), lambda: study(setting, seed))
+
+
+def dense_network(setting: Setting, seed: int) -> nn.Module:
+    """C1, in eval mode."""
+    if setting.model == "vgg11":
+        return vgg11(load(setting.data), seed)
+    return trained(setting.model, load(setting.data), seed, selection=setting.selection)
 
 
 def study(setting: Setting, seed: int) -> dict[str, Any]:
     """Find all candidates of one network, walk them on selection and test images, and choose."""
     dataset, cost, begun = load(setting.data), CostMeter(), time.monotonic()
-    if setting.model == "vgg11":
-        module = vgg11(dataset, seed)
-    else:
-        module = trained(setting.model, dataset, seed, selection=setting.selection)
+    module = dense_network(setting, seed)
     fit, selection, test = parts(setting, dataset, seed)
     network = trace(module, torch.from_numpy(fit.inputs[:2]))
     ends = end_points(setting, network, fit, selection, seed, cost)
