@@ -96,7 +96,7 @@ class Setting:
 
 FULL = (
     Setting("vgg11", "cifar10", 0.5, 1000, 300, 5000, 2000, 1e-5, 0.35, 1000, 5, 2, 60),
-    Setting("resnet8", "cifar10", 0.5, 1000, 500, 5000, 40_000, 1e-3, 1.4, 2000, 5, 2, 60, shift=4, block=16),
+    Setting("resnet8-wide", "cifar10", 0.5, 1000, 500, 5000, 40_000, 1e-3, 1.4, 2000, 5, 2, 60, shift=4, block=16),
 )
 QUICK = (Setting("digits-cnn", "digits", 0.5, 400, 100, 400, 800, 1e-3, 3.0, 200, 5, 2, 20),)
 SEEDS = [0, 1, 2]
