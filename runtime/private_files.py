@@ -44,18 +44,19 @@ def write(path: Path, content: bytes) -> None:
 
     The new file has the rights of a secret from its first byte on: it is created with them, never given them later.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # A text: pathlib interns every name that it is given, and names of one use would make that table grow.
+    draft = os.path.join(path.parent, f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
     try:
         with os.fdopen(handle, "wb") as file:
-            _hand_over(handle, draft)
+            _hand_over(handle, path)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
+        os.replace(draft, path)
     except BaseException:
         with suppress(FileNotFoundError):
-            draft.unlink()
+            os.unlink(draft)
         raise
     _settle(path.parent)
 
@@ -133,7 +134,7 @@ def _hand_over(made: int | Path, path: Path) -> None:
 
     Args:
         made: Its descriptor, or its path for a folder.
-        path: Where it is.
+        path: Where it is, or what it will replace.
     """
     owner = path.parent.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
