@@ -98,7 +98,7 @@ def _writes(profile: Profile) -> Iterator[Problem]:
                 path, "'shadow'", "'in-place', 'persistent' or 'auto', as memory.second_copy is false",
                 "name another policy",
             )  # fmt: skip
-        if writes.quiesce_required:
+        elif writes.quiesce_required:
             yield Problem(
                 path, "'shadow'", "'in-place', 'persistent' or 'auto', as writes.quiesce_required is true",
                 "name another policy: no second copy is written while the first one answers",

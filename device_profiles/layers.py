@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from device_profiles.errors import Path, Place
@@ -31,13 +32,14 @@ def laid_over(base: Tree, over: Tree) -> Tree:
         base: The extended profile.
         over: The extending one.
     """
-    places = {**base.places, **over.places}
-    data = _joined(base.data, over.data, (), places)
+    replaced: list[Path] = []
+    data = _joined(base.data, over.data, (), replaced)
+    places = {**without(base.places, *replaced), **over.places}
     if isinstance(data, dict) and isinstance(over.data, dict) and isinstance(data.get("origins"), dict):
         own = over.data.get("origins")
         said = own if isinstance(own, dict) else {}
-        replaced = {key(path) for path in _leaves(over.data, ())}
-        kept = {name: origin for name, origin in data["origins"].items() if name in said or name not in replaced}
+        numbers = {key(path) for path in _leaves(over.data, ())}
+        kept = {name: origin for name, origin in data["origins"].items() if name in said or name not in numbers}
         data = {**data, "origins": kept}
     return Tree(data, places)
 
@@ -47,17 +49,26 @@ def key(path: Path) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
-def _joined(base: object, over: object, path: Path, places: dict[Path, Place]) -> object:
-    if not isinstance(base, dict) or not isinstance(over, dict):
-        return over
-    if base.keys() <= FIGURE_FIELDS and "value" in base and "value" in over:
+def without(places: Mapping[Path, Place], *replaced: Path) -> dict[Path, Place]:
+    """Places without those of paths that something else stands at now, and of all that was inside them."""
+    gone = set(replaced)
+    return {
+        path: place for path, place in places.items() if not any(path[:depth] in gone for depth in range(len(path) + 1))
+    }
+
+
+def _joined(base: object, over: object, path: Path, replaced: list[Path]) -> object:
+    """Data with other data laid over it; the paths where one took the other's place are added to ``replaced``."""
+    figure = isinstance(base, dict) and base.keys() <= FIGURE_FIELDS and "value" in base
+    if not isinstance(base, dict) or not isinstance(over, dict) or (figure and "value" in over):
+        replaced.append(path)
         return over
     found = dict(base)
     for name, value in over.items():
         if value is None and name in found:
             del found[name]
         else:
-            found[name] = _joined(found[name], value, (*path, name), places) if name in found else value
+            found[name] = _joined(found[name], value, (*path, name), replaced) if name in found else value
     return found
 
 

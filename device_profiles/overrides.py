@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from device_profiles import yaml_text
 from device_profiles.errors import Path, Place, Problem, ProfileError, describe
 from device_profiles.figure import FIGURE_FIELDS
-from device_profiles.layers import Tree, key
+from device_profiles.layers import Tree, key, without
 
 MOST = 64
 """Overrides at once: more belong into a file that extends the profile."""
@@ -42,12 +42,12 @@ def _with(tree: Tree, text: str) -> Tree:
     origin = f"--set {text}" if len(text) <= 120 else f"--set {text[:117]}..."
     path, value = _parts(text, origin)
     said = {"provenance": "assumed", "source": f"given as {origin}"[:500]}
-    places = {**tree.places, path: Place(origin)}
+    places = {**without(tree.places, path), path: Place(origin)}
     data = tree.data
     figure = path[:-1] if path[-1] == "value" and _is_figure(_at(data, path[:-1])) else path
     if isinstance(value, int | float) and not isinstance(value, bool) and _is_figure(_at(data, figure)):
         data = _set(data, figure, {"value": value, **said}, origin, ())
-        return Tree(data, {**places, figure: Place(origin)})
+        return Tree(data, {**without(places, figure), figure: Place(origin)})
     data = _set(data, path, value, origin, ())
     origins = _at(data, ("origins",))
     if isinstance(origins, dict) and key(path) in origins:

@@ -1,4 +1,4 @@
-"""What a board can do, measured on it: latency of every mode, bandwidth of writing in place, power at rest and at work."""
+"""What a board can do, measured on it: latency of modes, bandwidth of writing in place, power at rest and at work."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def overlay(found: Measured, extends: str) -> str:
         extends: Name or path of the other profile.
     """
     lines = [
-        f"# Measured by `geoshift profiles measure` on {_line(found.machine)}, {found.date}, with {_line(found.model)}.",
+        f"# By `geoshift profiles measure` on {_line(found.machine)}, {found.date}, with {_line(found.model)}.",
         *(
             f"# {mode.name}: {mode.median_ms:.3f} ms an inference, median of {mode.runs} interleaved runs"
             for mode in found.modes
