@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Literal, cast
@@ -192,8 +193,14 @@ def _one_copy(profile: Profile) -> str:
     return "writes.quiesce_required is true" if profile.writes.quiesce_required else ""
 
 
+@functools.cache
+def _known() -> tuple[Profile, ...]:
+    return tuple(loader.load(name) for name in loader.builtin_names())
+
+
 def _builtin(fits: Callable[[Profile], bool]) -> str:
-    return ", ".join(name for name in loader.builtin_names() if fits(loader.load(name)))
+    """Names of the built-in profiles that something is true of."""
+    return ", ".join(one.name for one in _known() if fits(one))
 
 
 def _for_memory(need: int, profile: Profile) -> str:

@@ -120,7 +120,7 @@ def measure(
     Raises:
         BundleError: The plan moves nothing, so that no bandwidth can be measured.
     """
-    machine = machine or machine_name()
+    machine = _line(machine or machine_name())
     date = datetime.now(UTC).date().isoformat()
     sample = bundle.evaluation.inputs[:1]
     runners: dict[str, Runner] = {

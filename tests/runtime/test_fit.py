@@ -62,7 +62,7 @@ def test_the_nearest_devices_are_those_of_the_same_weights(bundle: bundles.Bundl
     with pytest.raises(BundleError, match="or use it on one of the profiles generic-x86, jetson-orin-nano, raspberry"):
         check_weights(Weights(), profile(weights=INT8), "plan")
     chip = load("max78000").weights
-    with pytest.raises(BundleError, match="found a plan for int with 8 bits.* profiles loihi-2, max78000$"):
+    with pytest.raises(BundleError, match=r"found a plan for int with 8 bits.* profiles loihi-2, max78000$"):
         check_weights(chip, profile(), "plan")
     with pytest.raises(BundleError, match="serve a plan made for a device that is live"):
         check_live(load("rram-crossbar"), "plan")
@@ -118,13 +118,11 @@ def test_planning_knows_before_anything_is_spent() -> None:
     ) as one:
         check_size(442_369, chip, "plan for max78000")
     assert "up to 442,368 weights fit" in str(one.value)
-    assert "use one of the profiles" not in str(one.value) or "rram-crossbar" not in str(one.value)
+    assert "use one of the profiles loihi-2;" in str(one.value)
     # A device that serves holds the plan's own copy as well.
     board = profile(memory__weights_bytes=800)
     check_size(100, board, "plan")
-    with pytest.raises(
-        BundleError, match=r"expected at least 808 for 101 weights of float32; .*; up to 100 weights fit"
-    ):
+    with pytest.raises(BundleError, match=r"expected at least 808 for 101 weights of .*; up to 100 weights fit"):
         check_size(101, board, "plan")
 
 
@@ -140,7 +138,7 @@ def test_it_is_refused_when_pushed(bundle: bundles.Bundle) -> None:
     manifest = bundle.manifest
     check_successor(manifest, manifest, profile(), None, 1)
     with pytest.raises(
-        PushRefused, match="the pushed plan on .*weights: found a plan for float32, expected int with 8"
+        PushRefused, match=r"the pushed plan on .*weights: found a plan for float32, expected int with 8"
     ):
         check_successor(manifest, manifest, profile(weights=INT8), None, 1)
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -180,7 +179,6 @@ def test_ctrl_c_leaves_nothing_behind(path: Path, tmp_path: Path) -> None:
         character = process.stderr.read(1)
         assert character, seen
         seen += character
-    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=120)
     assert process.returncode == 130, seen + rest
