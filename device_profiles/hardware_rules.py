@@ -10,6 +10,8 @@ from device_profiles.numbers import numbers
 from device_profiles.schema import Mode, Profile, nearest
 
 _TARGETS = ("macs", "watts", "latency_ms")
+_COMPARED = 512
+"""Numbers that a mistyped path in ``origins`` is compared with; the built-in profiles have 25."""
 _NEVER_LIVE = ("microcontroller", "neuromorphic", "crossbar")
 """Architectures that ONNX Runtime does not run on."""
 
@@ -155,7 +157,8 @@ def _origins(profile: Profile) -> Iterator[Problem]:
     if not profile.origins:
         return
     known = {one.key: one for one in numbers(profile)}
-    plain = [name for name, one in known.items() if not one.figure]
+    # Profiles come from strangers too: a limit to what a mistyped name is compared with.
+    plain = [name for name, one in known.items() if not one.figure][:_COMPARED]
     for name in profile.origins:
         path: Path = ("origins", name)
         if name not in known:

@@ -169,10 +169,14 @@ def _extended(text: str, origin: str, folder: FilePath | Traversable, chain: tup
         raise refuse(f"the cycle {walk}", "profiles that end at a whole one", "extend another profile, or none")
     if len(chain) > MAX_EXTENDS:
         raise refuse(f"a chain of more than {MAX_EXTENDS} files", f"at most {MAX_EXTENDS}", "join some of the files")
-    if not place.is_file():
+    try:
+        why = "" if place.is_file() else "which is no file"
+    except OSError as error:
+        why = f"which cannot be looked at ({error.strerror})"
+    if why:
         known = builtin_names()
         raise refuse(
-            f"{describe(source)}, which is no file",
+            f"{describe(source)}, {why}",
             f"a YAML file, from {folder}, or one of the built-in profiles {', '.join(known)}",
             f"{nearest(source, known)}correct the name",
         )

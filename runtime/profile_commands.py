@@ -72,7 +72,7 @@ def profiles_show(
     overrides: Overrides = None,
     as_json: _AsJson = False,
 ) -> None:
-    """Show a device profile with every default filled in, and where each of its numbers comes from."""
+    """Show a device profile, and where each of its numbers comes from."""
     found = loader.load(profile, overrides or ())
     if as_json:
         print_json(loader.as_builtins(found))

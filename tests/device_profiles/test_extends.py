@@ -128,6 +128,7 @@ def test_yaml_of_the_extended_file_is_as_untrusted(base: Path) -> None:
         ("nowhere.yaml", "found 'nowhere.yaml', which is no file, expected a YAML file, from"),
         ("raspbery-pi-5", "did you mean 'raspberry-pi-5'?"),
         ("/", "which is no file"),
+        ("x" * 4000, "which cannot be looked at (File name too long)"),
     ],
 )
 def test_what_cannot_be_extended_is_named_with_its_line(value: str, found: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from device_profiles import load, parse
 from runtime import bundle as bundles
-from runtime import measuring, profile_commands
+from runtime import commands, measuring, profile_commands
 from runtime.measuring import Measured, MeasuredMode, measure, overlay
 from runtime.power import Sample
 from tests.runtime.bundles import profile, write_bundle
@@ -224,6 +224,24 @@ def test_list_says_what_is_served() -> None:
     status, shown, _ = command("list", "--json")
     assert status == 0
     assert {one["name"]: one["runs"] for one in json.loads(shown)}["rram-crossbar"] == "simulate"
+
+
+def test_overrides_reach_what_plays_and_verifies(path: Path) -> None:
+    app = typer.Typer()
+    commands.add_commands(app)
+
+    def said(*arguments: object) -> tuple[int, str]:
+        done = CliRunner().invoke(app, [str(one) for one in arguments])
+        return done.exit_code, " ".join(done.output.split())
+
+    assert said("verify", path, "--set", "threads=1", "--json")[0] == 0
+    status, text = said("simulate", path, "--strategies", "ordered", "--set", "target.runs=simulate", "--json")
+    assert (status, '"ordered"' in text) == (0, True)
+    for command in ("verify", "simulate"):
+        status, text = said(command, path, "--set", "weights.format=float16")
+        assert (status, "weights: found a plan for float32, expected float16" in text) == (1, True)
+        status, text = said(command, path, "--set", "threads=0")
+        assert (status, "--set threads=0: threads: found 0" in text) == (1, True)
 
 
 def test_what_is_measured_reads_back() -> None:
