@@ -31,6 +31,7 @@ def open(
     path: str | os.PathLike[str],
     profile: str | os.PathLike[str] | None = None,
     *,
+    overrides: Sequence[str] = (),
     policy: str | None = None,
     state: str | os.PathLike[str] | None = None,
     resume: Literal["back", "forward"] | None = None,
@@ -42,6 +43,7 @@ def open(
     Args:
         path: The bundle's directory.
         profile: Name of a built-in device profile or a YAML file; without it, the one the plan was made for.
+        overrides: Texts PATH=VALUE that replace single values of the profile, ``writes.stall_budget_ms=2`` say.
         policy: Bank policy ``auto``, ``in-place``, ``shadow`` or ``persistent``, in place of the profile's.
         state: Directory for what must outlive a power cut. Opened with it again, the network stands where it stood.
         resume: Where a walk goes that a restart cut short: ``back`` or ``forward``; without it, to the nearer end.
@@ -58,7 +60,9 @@ def open(
     """
     from runtime.net import open_bundle
 
-    return open_bundle(path, profile, policy=policy, state=state, resume=resume, migrate=migrate, pinned=pinned)
+    return open_bundle(
+        path, profile, overrides=overrides, policy=policy, state=state, resume=resume, migrate=migrate, pinned=pinned
+    )
 
 
 def main() -> None:

@@ -21,6 +21,19 @@ class GeoshiftError(Exception):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a part of a profile was written.
+
+    Attributes:
+        origin: The file, or the option of the command line.
+        line: Its line, from 1; None where there are no lines.
+    """
+
+    origin: str
+    line: int | None = None
+
+
+@dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with a profile.
 
@@ -30,6 +43,7 @@ class Problem:
         expected: What would be accepted, in words.
         remedy: What the author of the profile can do.
         line: Line of the file, from 1; None where the profile did not come from a text.
+        origin: The file, where it is another than the profile's own: one that it extends, or an override.
     """
 
     path: Path
@@ -37,6 +51,7 @@ class Problem:
     expected: str
     remedy: str
     line: int | None = None
+    origin: str | None = None
 
     @property
     def key(self) -> str:
@@ -44,10 +59,11 @@ class Problem:
         steps = "".join(f"[{step}]" if isinstance(step, int) else f".{_plain(step)}" for step in self.path)
         return steps.removeprefix(".") or "(whole profile)"
 
-    def located(self, lines: Mapping[Path, int]) -> Problem:
-        """The problem with the line of its path, or of the nearest part around it that ``lines`` knows."""
+    def located(self, places: Mapping[Path, Place]) -> Problem:
+        """The problem with the place of its path, or of the nearest part around it that ``places`` knows."""
         around = (self.path[:depth] for depth in range(len(self.path), -1, -1))
-        return replace(self, line=next((lines[path] for path in around if path in lines), self.line))
+        place = next((places[path] for path in around if path in places), None)
+        return self if place is None else replace(self, line=place.line, origin=place.origin)
 
 
 def describe(value: object) -> str:
@@ -91,6 +107,7 @@ class ProfileError(GeoshiftError):
         super().__init__("\n".join(lines))
 
     def _line(self, problem: Problem) -> str:
-        place = self.origin if problem.line is None else f"{self.origin}, line {problem.line}"
+        origin = problem.origin or self.origin
+        place = origin if problem.line is None else f"{origin}, line {problem.line}"
         found = problem.found if len(problem.found) <= 200 else f"{problem.found[:197]}..."
         return f"{place}: {problem.key}: found {found}, expected {problem.expected}; {problem.remedy}"

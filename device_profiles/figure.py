@@ -33,3 +33,7 @@ class Figure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: Annotated[
         str, Meta(min_length=1, description="the measurement, document or argument, so that others can check it")
     ]
+
+
+FIGURE_FIELDS = frozenset(Figure.__struct_fields__)
+"""Keys of a figure: a mapping of these is a number with its origin."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from device_profiles.errors import Path, Problem
+from device_profiles.hardware_rules import hardware_conflicts
 from device_profiles.os_commands import command_conflicts, unknown_command
 from device_profiles.schema import Change, Mode, Profile, Selector, nearest
 from device_profiles.triggers import trigger_conflicts
 
-_CHANGES = ("remove", "restore", "macs", "sparsity", "weights")
+_CHANGES = ("remove", "restore", "macs", "watts", "latency_ms", "sparsity", "weights")
 """What may make a mode another one than that which it is made from."""
 
 
@@ -30,6 +31,7 @@ def conflicts(profile: Profile) -> Iterator[Problem]:
     yield from _transitions(profile)
     if profile.default_mode is not None and profile.default_mode not in profile.modes:
         yield _unknown_mode(("default_mode",), profile.default_mode, profile.modes)
+    yield from hardware_conflicts(profile)
     yield from command_conflicts(profile.commands)
     sections = {"triggers": profile.triggers, "safety": profile.safety}
     yield from trigger_conflicts(sections, profile.modes, profile.commands)

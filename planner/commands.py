@@ -13,6 +13,7 @@ from device_profiles import loader
 from device_profiles.errors import GeoshiftError
 from planner.options import FIT, PROVED, SELECTION
 from runtime.commands import strategies_table
+from runtime.profile_commands import Overrides
 from runtime.terminal import err, guarded, out, print_json, stages
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def plan(
     profile: Annotated[
         str, typer.Option("--profile", "-p", help="Built-in device profile or YAML file.")
     ] = "generic-x86",
+    overrides: Overrides = None,
     output: Annotated[Path, typer.Option("--out", "-o", help="Directory of the bundle.")] = Path("plan"),
     selection: Selection = SELECTION,
     seed: Seed = 0,
@@ -229,7 +231,7 @@ def plan(
     from runtime.bundle import read
     from runtime.inspection import summary
 
-    device = loader.load(profile)
+    device = loader.load(profile, overrides or ())
     try:
         dense, others = by_mode(weights or (), device)
     except WeightFileError as error:

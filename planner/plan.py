@@ -40,8 +40,9 @@ from planner.weight_files import read_given
 from runtime import bundle as bundles
 from runtime import bundle_files
 from runtime.evaluation import Evaluator
-from runtime.fit import check_rows
+from runtime.fit import check_operators, check_plan, check_rows, check_size
 from runtime.manifest import Manifest, PlanningEntry
+from runtime.onnx_file import read_operators
 from runtime.rows import State
 from runtime.samples import Samples
 
@@ -135,6 +136,8 @@ def _plan(
     """The work of ``make_plan``."""
     begun = time.monotonic()
     bundle_files.check_target(out, replace=replace)
+    origin = f"plan for {profile.name}"
+    check_size(weight_count(module), profile, origin)
     cost = CostMeter()
     data = _divide(dataset, options)
     sample = torch.from_numpy(data.fit.inputs[:2])
@@ -157,8 +160,9 @@ def _plan(
     )  # fmt: skip
     stops = {pair: stop for pair in profile.transitions if (stop := search.between(*(ends[one] for one in pair)))}
     table, states = row_table(network, {**ends, **{stop.mode: stop for stop in stops.values()}})
-    check_rows(table, profile, f"plan for {profile.name}")
+    check_rows(table, profile, origin)
     deployed = deploy(network, ends, table, {name: states[name] for name in ends}, sample, progress)
+    check_operators(read_operators(deployed.live, "the exported network"), profile, origin)
     ways = {pair: states[stop.mode] for pair, stop in stops.items()}
 
     study, choices = _choose_paths(network, ends, ways, deployed, data, profile, options, cost, progress)
@@ -184,6 +188,7 @@ def _plan(
     manifest, files = complete(
         definition, network, dataset, profile, deployed, table, modes, transitions, planning, canary, held
     )
+    check_plan(manifest, profile, origin)
     bundles.write(out, manifest, {**files, **mode_files, **path_files}, replace=replace)
     return manifest
 

@@ -10,7 +10,13 @@ from runtime import bundle as bundles
 from runtime import bundle_files
 from runtime.bundle import Head
 from runtime.errors import BundleError, NoRoom, PushRefused, StagingError
-from runtime.fit import announced_bytes, announced_need, check_profile_modes, moved_bytes
+from runtime.fit import (
+    announced_bytes,
+    announced_need,
+    check_manifest_weights,
+    check_profile_modes,
+    moved_bytes,
+)
 from runtime.manifest import Manifest
 from runtime.network import Network
 from runtime.state_directory import StateDirectory
@@ -73,6 +79,7 @@ def check_successor(found: Manifest, present: Manifest, profile: Profile, policy
             )
     try:
         check_profile_modes(found, profile, "the pushed plan")
+        check_manifest_weights(found, profile, "the pushed plan")
     except BundleError as error:
         raise PushRefused(str(error)) from error
     need, limit = announced_need(found, profile, policy), profile.memory.weights_bytes

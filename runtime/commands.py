@@ -1,4 +1,4 @@
-"""Commands of the device side: inspect, verify, simulate, profiles."""
+"""Commands of the device side: inspect, verify, simulate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import msgspec
 import typer
 from rich.table import Table
 
-from device_profiles import Profile, loader
-from runtime import bundle_commands, service_commands
+from runtime import bundle_commands, profile_commands, service_commands
+from runtime.profile_commands import Overrides, chosen
 from runtime.terminal import err, guarded, out, plain, print_json, stages
 
 BundlePath = Annotated[Path, typer.Argument(help="Directory of the plan bundle.")]
@@ -27,11 +27,7 @@ def add_commands(app: typer.Typer) -> None:
     app.callback(invoke_without_command=True)(about)
     for command in (inspect, verify, simulate):
         app.command()(guarded(command))
-    profiles = typer.Typer(help="Device profiles: list, show, check.", no_args_is_help=True)
-    profiles.command("list")(guarded(profiles_list))
-    profiles.command("show")(guarded(profiles_show))
-    profiles.command("check")(guarded(profiles_check))
-    app.add_typer(profiles, name="profiles")
+    profile_commands.add_commands(app)
     bundle_commands.add_commands(app)
     service_commands.add_commands(app)
 
@@ -69,15 +65,20 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     )
 
 
-def verify(bundle: BundlePath, profile: ProfileName = None, as_json: AsJson = False) -> None:
+def verify(
+    bundle: BundlePath, profile: ProfileName = None, overrides: Overrides = None, as_json: AsJson = False
+) -> None:
     """Repeat a plan's evidence on this machine; exit status 1 if anything differs."""
     from runtime.bundle import read
+    from runtime.fit import check_bundle
     from runtime.verification import verify as run
 
     plan = read(bundle)
+    device = chosen(profile, plan.profile, overrides)
+    check_bundle(plan, device)
     with stages() as bar:
         bar.stage("Verifying", len(plan.manifest.modes) + len(plan.transitions))
-        checks = run(plan, _profile(profile, plan.profile), bar.step)
+        checks = run(plan, device, bar.step)
     failed = [check for check in checks if not check.ok]
     if as_json:
         print_json({"ok": not failed, "checks": msgspec.to_builtins(checks)})
@@ -92,6 +93,7 @@ def verify(bundle: BundlePath, profile: ProfileName = None, as_json: AsJson = Fa
 def simulate(
     bundle: BundlePath,
     profile: ProfileName = None,
+    overrides: Overrides = None,
     strategies: Annotated[str, typer.Option(help="Comma-separated strategies; default: all.")] = "",
     bytes_per_increment: Annotated[
         int | None, typer.Option(min=1, help="Write budget in place of the profile's.")
@@ -102,6 +104,7 @@ def simulate(
 ) -> None:
     """Play every switching strategy through the real engine and compare them."""
     from runtime.bundle import read
+    from runtime.fit import check_bundle
     from runtime.report import check_available, write_report
     from runtime.simulator import PLANNED, STRATEGIES, strategies_of
     from runtime.simulator import simulate as run
@@ -113,12 +116,14 @@ def simulate(
     if output is not None:
         check_available(output)
     plan = read(bundle)
+    device = chosen(profile, plan.profile, overrides)
+    check_bundle(plan, device)
     names = names if strategies else strategies_of(plan)
     with stages() as bar:
         bar.stage("Simulating", len(names))
         result = run(
             plan,
-            _profile(profile, plan.profile),
+            device,
             names=names,
             seed=seed,
             bytes_per_increment=bytes_per_increment,
@@ -132,40 +137,6 @@ def simulate(
             out.print(f"{plain(name)} left out: {plain(reason)}")
     if output is not None:
         err.print(f"Report: {plain(write_report(output, plan, result))}", soft_wrap=True)
-
-
-def profiles_list(as_json: AsJson = False) -> None:
-    """List the built-in device profiles."""
-    found = [loader.load(name) for name in loader.builtin_names()]
-    if as_json:
-        print_json([{"name": profile.name, "description": profile.description} for profile in found])
-        return
-    table = Table("profile", "description", box=None)
-    for profile in found:
-        table.add_row(plain(profile.name), plain(profile.description))
-    out.print(table)
-
-
-def profiles_show(profile: Annotated[str, typer.Argument(help="Name or YAML file.")], as_json: AsJson = False) -> None:
-    """Show a device profile with every default filled in."""
-    data = loader.as_builtins(loader.load(profile))
-    if as_json:
-        print_json(data)
-        return
-    out.print_json(data=data)
-
-
-def profiles_check(file: Annotated[str, typer.Argument(help="YAML file to check.")], as_json: AsJson = False) -> None:
-    """Check a device profile; exit status 1 and the reason if it is not valid."""
-    profile = loader.load(file)
-    if as_json:
-        print_json({"ok": True, "name": profile.name, "modes": list(profile.modes)})
-        return
-    out.print(f"[green]✓[/] {plain(profile.name)}: modes {plain(', '.join(profile.modes))}")
-
-
-def _profile(name: str | None, default: Profile) -> Profile:
-    return default if name is None else loader.load(name)
 
 
 def _modes_table(data: dict[str, Any]) -> Table:

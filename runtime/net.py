@@ -309,6 +309,7 @@ def open_bundle(
     path: str | os.PathLike[str],
     profile: str | os.PathLike[str] | None = None,
     *,
+    overrides: Sequence[str] = (),
     policy: str | None = None,
     state: str | os.PathLike[str] | None = None,
     resume: Resume | None = None,
@@ -320,6 +321,7 @@ def open_bundle(
     Args:
         path: The bundle's directory.
         profile: Name of a built-in device profile or a YAML file; without it, the one the plan was made for.
+        overrides: Texts PATH=VALUE that replace single values of the profile, ``writes.stall_budget_ms=2`` say.
         policy: ``auto``, ``in-place``, ``shadow`` or ``persistent``, in place of the profile's.
         state: Directory for what must outlive a power cut; made if it is not there.
         resume: Where a walk goes that a restart cut short: ``back`` or ``forward``; without it, to the nearer end.
@@ -337,9 +339,10 @@ def open_bundle(
     begun_s = time.perf_counter()
     trust = pin(pinned)
     told = bundles.glance(path, trust)
-    device = (
-        loader.from_builtins(told.manifest.profile, f"{path}: profile") if profile is None else loader.load(profile)
-    )
+    if profile is None:
+        device = loader.from_builtins(told.manifest.profile, f"{path}: profile", overrides)
+    else:
+        device = loader.load(profile, overrides)
     if state is None:
         net = Net(bundles.read(path, trust), device, policy, resume=resume)
     else:

@@ -63,6 +63,23 @@ def read_slots(model: bytes, origin: str) -> dict[str, Slot]:
         raise BundleError(f"{origin}: found no ONNX model ({error}), expected one; copy the bundle again") from error
 
 
+def read_operators(model: bytes, origin: str) -> frozenset[str]:
+    """Names of the operators that a graph uses.
+
+    Args:
+        model: An ONNX file.
+        origin: What to call it in errors.
+
+    Raises:
+        BundleError: The file is damaged.
+    """
+    try:
+        graph = _only(_Message.parse(model).messages(7), "graph")
+        return frozenset(_only(node.parts[4], "operator").decode() for node in graph.messages(1))
+    except ValueError as error:
+        raise BundleError(f"{origin}: found no ONNX model ({error}), expected one; copy the bundle again") from error
+
+
 def _slots(model: _Message, origin: str) -> dict[str, Slot]:
     graph = _only(model.messages(7), "graph")
     nodes = graph.messages(1)

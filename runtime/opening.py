@@ -25,6 +25,7 @@ def open_device(
     path: str | os.PathLike[str],
     profile: str | os.PathLike[str] | None = None,
     *,
+    overrides: Sequence[str] = (),
     policy: str | None = None,
     state: str | os.PathLike[str] | None = None,
     resume: Resume | None = None,
@@ -40,6 +41,7 @@ def open_device(
         path: The bundle's directory.
         profile: Name of a built-in device profile or a YAML file. Without it, the one the plan was made for, whose
             commands are not run and whose files are not read: it may come from anywhere.
+        overrides: Texts PATH=VALUE that replace single values of the profile, ``writes.stall_budget_ms=2`` say.
         policy: ``auto``, ``in-place``, ``shadow`` or ``persistent``, in place of the profile's.
         state: Directory for what must outlive a power cut, the device's name and what was asked for by hand among it;
             without it, it is another device with every start.
@@ -57,7 +59,9 @@ def open_device(
         StateError: The state directory is damaged, in use, or another bundle's.
         JournalError: The state directory cannot be written.
     """
-    net = open_bundle(path, profile, policy=policy, state=state, resume=resume, migrate=migrate, pinned=pinned)
+    net = open_bundle(
+        path, profile, overrides=overrides, policy=policy, state=state, resume=resume, migrate=migrate, pinned=pinned
+    )
     try:
         folder = None if state is None else Path(state)
         return Device(

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from runtime import remote_commands
+from runtime.profile_commands import Overrides
 from runtime.terminal import err, guarded, out, plain, print_json
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def serve(
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="Built-in device profile or YAML file; default: the plan's.")
     ] = None,
+    overrides: Overrides = None,
     policy: Annotated[str | None, typer.Option(help="auto, in-place or shadow, in place of the profile's.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen at; any but loopback means TLS.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 lets the system choose.")] = None,
@@ -93,7 +95,8 @@ def serve(
         from runtime.opening import open_device
 
         return open_device(
-            bundle, profile, policy=policy, state=home, migrate=migrate, pinned=settings.pinned_keys,
+            bundle, profile, overrides=overrides or (), policy=policy, state=home, migrate=migrate,
+            pinned=settings.pinned_keys,
             resume=None if resume is None else resume.value,
         )  # fmt: skip
 

@@ -10,13 +10,15 @@ from pathlib import Path
 import device_profiles
 from device_profiles import GeoshiftError
 from runtime import table
-from scripts import results_table
+from scripts import results_table, write_times
 
 DOCS = Path(__file__).parent.parent / "docs"
 BEGIN = "<!-- state diagram: made from runtime/table.py by `make docs` -->\n"
 END = "<!-- end of state diagram -->"
 RESULTS_BEGIN = "<!-- modes: made from benchmarks/results by `make docs` -->\n"
 RESULTS_END = "<!-- end of modes -->"
+TIMES_BEGIN = "<!-- write times: made from device_profiles by `make docs` -->\n"
+TIMES_END = "<!-- end of write times -->"
 
 
 class DocumentError(GeoshiftError):
@@ -32,13 +34,15 @@ def documents(docs: Path = DOCS) -> Mapping[Path, str]:
     Raises:
         DocumentError: A marker is missing or there twice.
     """
-    architecture, readme = docs / "architecture.md", docs.parent / "README.md"
+    architecture, readme, profiles = docs / "architecture.md", docs.parent / "README.md", docs / "profiles.md"
     diagram = f"```mermaid\n{table.diagram()}\n```\n"
     modes = results_table.table() + "\n"
+    times = write_times.table() + "\n"
     return {
         docs / "profile.schema.json": json.dumps(device_profiles.json_schema(), indent=2) + "\n",
         architecture: between_markers(architecture.read_text(encoding="utf-8"), diagram, str(architecture)),
         readme: between_markers(readme.read_text(encoding="utf-8"), modes, str(readme), (RESULTS_BEGIN, RESULTS_END)),
+        profiles: between_markers(profiles.read_text(encoding="utf-8"), times, str(profiles), (TIMES_BEGIN, TIMES_END)),
     }
 
 

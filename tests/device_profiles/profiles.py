@@ -12,9 +12,13 @@ from device_profiles import (
     Guard,
     Memory,
     Mode,
+    Origin,
     Profile,
     Selector,
+    Target,
     Trigger,
+    Verify,
+    Weights,
     Writes,
 )
 from device_profiles.schema import LARGEST
@@ -88,7 +92,58 @@ figures = st.builds(
     source=st.text(characters, min_size=1, max_size=8),
 )
 perhaps = st.none() | figures
-energies = st.builds(Energy, idle_w=perhaps, joules_per_mac=perhaps, joules_per_byte_written=perhaps)
+energies = st.builds(
+    Energy,
+    idle_w=perhaps,
+    joules_per_mac=perhaps,
+    joules_per_byte_written=perhaps,
+    inferences_per_second=st.none() | positive,
+)
+above_zero = figures.filter(lambda figure: figure.value >= 1)
+targets = st.builds(
+    Target,
+    architecture=st.sampled_from(["any", "x86-64", "aarch64"]),
+    runs=st.sampled_from(["live", "simulate"]),
+    macs_per_second=st.none() | above_zero,
+    overhead_ms=perhaps,
+    operators=st.lists(st.sampled_from(["Conv", "Gemm", "Relu", "Add"]), unique=True).map(tuple),
+) | st.builds(
+    Target, architecture=st.sampled_from(["microcontroller", "neuromorphic", "crossbar"]), runs=st.just("simulate")
+)
+weights = st.builds(Weights, format=st.sampled_from(["float32", "float16"])) | st.builds(
+    Weights,
+    format=st.just("int"),
+    bits=st.integers(2, 16),
+    scale=st.sampled_from(["row", "layer"]),
+    sign=st.sampled_from(["signed", "differential"]),
+    bias=st.sampled_from(["float32", "int32"]),
+)
+
+
+@st.composite
+def verifies(draw: st.DrawFn) -> Verify:
+    """Writing with a check whose mean is no more than its limit."""
+    most = draw(st.integers(1, 1000))
+    return Verify(mean_writes=replace(draw(figures), value=draw(st.floats(1, most))), most_writes=most)
+
+
+@st.composite
+def all_writes(draw: st.DrawFn) -> Writes:
+    """Any valid pace, with or without what hardware adds to it."""
+    budget = draw(amounts)
+    plain = {
+        "bytes_per_increment": budget, "increments_per_second": draw(positive), "stall_budget_ms": draw(positive)
+    }  # fmt: skip
+    if draw(st.booleans()):
+        return Writes(**plain)
+    return Writes(
+        **plain,
+        granularity_bytes=draw(st.integers(1, budget)),
+        bytes_per_second=draw(st.none() | above_zero),
+        verify=draw(st.none() | verifies()),
+        endurance_writes=draw(st.none() | above_zero),
+        quiesce_required=draw(st.booleans()),
+    )
 
 
 @st.composite
@@ -150,16 +205,24 @@ def profiles(draw: st.DrawFn) -> Profile:
     if listed := list(optional.get("commands", ())):
         some = st.lists(st.sampled_from(listed), max_size=2).map(tuple)
         modes = {name: replace(mode, before=draw(some), after=draw(some)) for name, mode in modes.items()}
+    writes, second_copy = draw(all_writes()), draw(st.booleans())
+    one_copy = ["auto", "in-place", "persistent"]
+    origin = st.builds(Origin, provenance=st.just("assumed"), source=st.text(characters, min_size=1, max_size=8))
     return Profile(
         schema="geoshift.profile/1",
         name=draw(st.from_regex(r"[a-z0-9-]{1,64}", fullmatch=True)),
         description=draw(texts),
         threads=draw(st.integers(1, 1024)),
-        memory=Memory(weights_bytes=draw(amounts)),
-        writes=Writes(
-            bytes_per_increment=draw(amounts), increments_per_second=draw(positive), stall_budget_ms=draw(positive)
+        target=draw(targets),
+        weights=draw(weights),
+        memory=Memory(weights_bytes=draw(amounts), second_copy=second_copy),
+        writes=writes,
+        bank=Bank(
+            policy=draw(st.sampled_from(one_copy + ["shadow"] * (second_copy and not writes.quiesce_required))),
+            snap=draw(st.booleans()),
         ),
-        bank=Bank(policy=draw(st.sampled_from(["auto", "in-place", "shadow", "persistent"])), snap=draw(st.booleans())),
+        trade_off=draw(st.sampled_from(["bytes", "seconds", "wear", "accuracy"])),
+        origins=draw(st.dictionaries(st.sampled_from(["threads", "memory.weights_bytes"]), origin)),
         guard=Guard(
             max_drop_points=draw(st.floats(0, 100, exclude_min=True)),
             canary_every_increments=draw(st.integers(0, LARGEST)),

@@ -13,10 +13,8 @@ from device_profiles import (
     ProfileError,
     Trigger,
     as_builtins,
-    builtin_names,
     from_builtins,
     json_schema,
-    load,
     parse,
 )
 from tests.device_profiles.texts import VALID
@@ -71,13 +69,6 @@ def test_without_them_a_device_does_nothing_by_itself() -> None:
     profile = parse(VALID, "text")
     assert (profile.default_mode, profile.energy, profile.commands) == (None, None, {})
     assert (profile.triggers, profile.safety, profile.poll_s) == ((), (), 2.0)
-
-
-@pytest.mark.parametrize("name", builtin_names())
-def test_built_in_profiles_claim_no_energy_and_run_nothing(name: str) -> None:
-    profile = load(name)
-    assert profile.energy is None
-    assert profile.commands == {}
 
 
 def test_the_examples_of_the_page_load() -> None:
