@@ -1,4 +1,4 @@
-"""Two ONNX files of one network, dense and pruned elsewhere, become a plan: ``python examples/onnx_pair.py`` in the root.
+"""Two ONNX files of one network, dense and pruned, become a plan: ``python examples/onnx_pair.py`` in the root.
 
 A tool of your own stands where `export` and `trained` are; from there on it is one command.
 """

@@ -44,7 +44,9 @@ def main(plan: str) -> None:
             print("Log:")
             for event in device.events().since(0):
                 if event.kind == "trigger":
-                    print(f"  {event.data['name']} {'on' if event.data['active'] else 'off'} at {event.data['reading']:g}")
+                    print(
+                        f"  {event.data['name']} {'on' if event.data['active'] else 'off'} at {event.data['reading']:g}"
+                    )
                 elif event.kind == "operation" and event.data["outcome"]:
                     print(f"  {event.data['from']} → {event.data['to']}: {event.data['outcome']}")
 

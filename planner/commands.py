@@ -148,8 +148,8 @@ def plan(
             "--weights",
             "-w",
             metavar="[MODE=]FILE",
-            help="Checkpoint, safetensors or ONNX; without it, --model-def gives a trained network. Again, as MODE=FILE, "
-            "for each mode that is another network.",
+            help="Checkpoint, safetensors or ONNX; without it, --model-def gives a trained network. Again, as "
+            "MODE=FILE, for each mode that is another network.",
         ),
     ] = None,
     data: Data = "digits",

@@ -166,7 +166,9 @@ def _external(path: Path, graph: onnx.GraphProto, limit: int) -> dict[str, Array
             size = prod(tensor.dims) * dtype.itemsize
             offset, length = int(said.get("offset", 0)), int(said.get("length", size))
         except (KeyError, TypeError, ValueError) as error:
-            raise OnnxFileError(f"{where}: found no type or place that ONNX knows ({error}): export it again") from error
+            raise OnnxFileError(
+                f"{where}: found no type or place that ONNX knows ({error}): export it again"
+            ) from error
         if length != size or offset < 0 or min(tensor.dims, default=1) < 0:
             raise OnnxFileError(
                 f"{where}: found {length} bytes at {offset} for {list(tensor.dims)}, expected {size}: export it again"
@@ -233,15 +235,13 @@ def _as_float32(array: Array) -> Array | None:
     return np.ascontiguousarray(array, np.float32) if array.dtype in _FLOATS else None
 
 
-def _operations(
-    path: Path, graph: onnx.GraphProto, constants: Mapping[str, Array]
-) -> tuple[WeightOperation, ...]:
+def _operations(path: Path, graph: onnx.GraphProto, constants: Mapping[str, Array]) -> tuple[WeightOperation, ...]:
     """Operations with weights. A value that passes through none of them reads what its own inputs read."""
     inputs = [value.name for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise OnnxFileError(
-            f"{path}: found inputs {', '.join(inputs) or 'none'} and {len(graph.output)} outputs, expected one of each: "
-            "export the network alone"
+            f"{path}: found inputs {', '.join(inputs) or 'none'} and {len(graph.output)} outputs, expected one "
+            "of each: export the network alone"
         )
     uses = Counter(name for node in graph.node for name in node.input)
     found: list[WeightOperation] = []
@@ -296,7 +296,7 @@ def _operation(
     values = _as_float32(weight)
     if values is None or values.ndim < 2 or not values.size:
         raise OnnxFileError(
-            f"{where}: found {weight.dtype}{list(weight.shape)}, expected float32 or float16 weights of two axes or more"
+            f"{where}: found {weight.dtype}{list(weight.shape)}, expected float32 or float16 weights of two axes"
         )
     if node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transB")):
         values = np.ascontiguousarray(values.swapaxes(0, 1))
