@@ -1,8 +1,9 @@
 """A network's weights from an ONNX file that some exporter wrote, and the proof that they are the file's.
 
 Layers are found by their place in the file (`planner.onnx_match`). Most exporters fold batch norms; weights then go
-into the network as `planner.network.trace` has it, folded likewise. At the end both are asked the same samples, by PyTorch and
-by ONNX Runtime: a file whose activations, preprocessing or layout are others is refused, whatever its shapes.
+into the network as `planner.network.trace` has it, folded likewise. At the end both are asked the same samples, by
+PyTorch and by ONNX Runtime: a file whose activations, preprocessing or layout are others is refused, whatever its
+shapes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the benchmarks claim, made from what they wrote: each bar, our figure, the best rival's, and whether it is met."""
+"""What the benchmarks claim, from what they wrote: each bar, our figure, the best rival's, and whether it is met."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HEAD: Final = f"""# Results
 Made from [`benchmarks/results`](../benchmarks/results) by `make docs`. A figure is the worst over the seeds, unless the
 claim speaks of a mean; each file has the figure of every seed, the rivals, the machine, the commit and the command. The
 best rival is the one with the best figure of those that the file has under the claim's own name; {NONE} where there is
-none. What a bar means, and where a simpler way wins, is in the module of the same name in `benchmarks/`, and in the
-[README](../README.md#measured).
+none. What a bar means, and where a simpler way wins, is in the module of the same name in `benchmarks/`, and in
+[measured.md](measured.md).
 """
 _LEVEL: Final = re.compile(r"(?P<level>\d+ %) sparse, (?P<way>[a-z-]+), mean .*drop")
 """Claims of figure 2C, whose rivals are sorted by level."""
