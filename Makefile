@@ -17,11 +17,12 @@ test: $(READY)
 check: $(READY)
 	scripts/check
 
-# The wiring only; the published figures come from the same command without --quick, which takes an hour.
+# The short form of every benchmark, under ten minutes on two cores: the wiring only. Figures go to benchmarks/quick; the
+# published ones come from `python -m benchmarks.NAME`, which takes from minutes to hours.
 bench: $(READY)
-	$(BIN)/python -m benchmarks.mnist_tour --quick
+	$(BIN)/python -m scripts.bench
 
-# Files that are made from code: the profile's JSON Schema and the diagram of the transition table.
+# Files that are made from code and results: JSON Schema, diagram, tables of results, the picture.
 docs: $(READY)
 	$(BIN)/python -m scripts.make_docs
 

@@ -149,8 +149,8 @@ def plan(
             "--weights",
             "-w",
             metavar="[MODE=]FILE",
-            help="Checkpoint; without it, --model-def gives a trained network. Again, as MODE=FILE, for each mode "
-            "that is another network.",
+            help="Checkpoint, safetensors or ONNX; without it, --model-def gives a trained network. Again, as "
+            "MODE=FILE, for each mode that is another network.",
         ),
     ] = None,
     data: Data = "digits",
@@ -223,11 +223,11 @@ def plan(
 ) -> None:
     """Plan all modes and transitions of a device profile and write the bundle."""
     _require_planner()
-    from planner import checkpoint, models, variation
+    from planner import models, variation
     from planner.options import Options
     from planner.plan import make_plan
     from planner.training import check_selection
-    from planner.weight_files import WeightFileError, by_mode
+    from planner.weight_files import WeightFileError, by_mode, read_dense, said_by
     from runtime.bundle import read
     from runtime.inspection import summary
 
@@ -236,8 +236,6 @@ def plan(
         dense, others = by_mode(weights or (), device)
     except WeightFileError as error:
         raise typer.BadParameter(str(error), param_hint="--weights") from error
-    module = models.build(model_def, seed=seed)
-    metadata = checkpoint.load(dense, module) if dense is not None else {}
     if dense is None and model_def in models.BUILTIN:
         raise typer.BadParameter(
             f"found none, but {model_def} has no weights of its own: train it first with "
@@ -265,8 +263,13 @@ def plan(
         cluster=cluster,
         work=work,
     )
+    module = models.build(model_def, seed=seed)
+    files = [*others.values(), *([] if dense is None else [dense])]
+    said = [said_by(file) for file in files]  # before the data is downloaded
     dataset = _load(data)
-    for known in (metadata, *map(checkpoint.read_metadata, others.values())):
+    if dense is not None:
+        module = read_dense(dense, module, dataset.train_x)
+    for known in said:
         check_selection(known, dataset, seed, selection)
     with stages() as bar:
         make_plan(

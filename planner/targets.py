@@ -60,7 +60,7 @@ def reach(
     """
     found = dict(ends)
     for name, one in given.items():
-        found[name] = replace(ends[name], tensors=one.tensors, source=one.sha256)
+        found[name] = replace(ends[name], tensors=one.tensors, source=one.sha256, removed=one.removed)
     sparse = {name: target.sparsity for name, target in targets.items() if target.sparsity is not None}
     if sparse:
         progress.stage("Sparse modes", len(sparse))

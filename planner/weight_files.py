@@ -12,15 +12,17 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from device_profiles import GeoshiftError, Profile
 from device_profiles.schema import nearest
-from planner import checkpoint
+from planner import checkpoint, onnx_weights
+from planner.endpoint import Removed
 from planner.network import Network, trace
 
 HEADER_BYTES = 16 << 20
@@ -38,11 +40,13 @@ class Given:
 
     Attributes:
         tensors: By state-dict key of the traced network, batch norms folded.
-        sha256: Digest of the file, in hexadecimal.
+        sha256: Digest of the file, and of external data after it, in hexadecimal.
+        removed: Units that hold nothing, by layer; the network can do without them.
     """
 
     tensors: Mapping[str, Tensor]
     sha256: str
+    removed: Removed = field(default_factory=dict)
 
 
 def by_mode(arguments: Sequence[str], profile: Profile) -> tuple[Path | None, dict[str, Path]]:
@@ -75,6 +79,33 @@ def by_mode(arguments: Sequence[str], profile: Profile) -> tuple[Path | None, di
     return found.pop(dense, None), found
 
 
+def said_by(path: Path) -> dict[str, str]:
+    """What a file says about its weights; nothing in an ONNX file, which says no more than is checked anyway.
+
+    Raises:
+        CheckpointError: There is no such file, or it is no whole safetensors file.
+    """
+    return {} if onnx_weights.is_onnx(path) else checkpoint.read_metadata(path)
+
+
+def read_dense(path: Path, module: nn.Module, inputs: np.ndarray) -> nn.Module:
+    """The dense network with the weights of a file.
+
+    Args:
+        path: A safetensors or ONNX file.
+        module: The network; changed, or left alone and another one returned.
+        inputs: Samples to compare an ONNX file's answers with, float32 [any, ...].
+
+    Raises:
+        CheckpointError: A safetensors file does not fit.
+        GeoshiftError: An ONNX file does not fit; see `planner.onnx_weights`.
+    """
+    if onnx_weights.is_onnx(path):
+        return onnx_weights.load(path, module, torch.from_numpy(inputs[: onnx_weights.SAMPLES])).module
+    checkpoint.load(path, module)
+    return module
+
+
 def read_given(
     files: Mapping[str, str | os.PathLike[str]], profile: Profile, module: nn.Module, network: Network, sample: Tensor
 ) -> dict[str, Given]:
@@ -91,6 +122,7 @@ def read_given(
         WeightFileError: A mode has no file, or a file is for none of the modes, too large, of the dense network itself,
             or differs in tensors that no path writes.
         CheckpointError: A file is not safetensors, or its names, shapes, types or values do not fit.
+        GeoshiftError: An ONNX file does not fit; see `planner.onnx_weights`.
     """
     for mode in files:
         _check_takes_file(profile, mode, f"weights of mode {mode!r}")
@@ -104,9 +136,14 @@ def read_given(
 
 
 def _read(path: Path, module: nn.Module, network: Network, sample: Tensor) -> Given:
-    own = copy.deepcopy(module)
-    content = _content(path, sum(one.numel() * one.element_size() for one in own.state_dict().values()))
-    checkpoint.load_bytes(content, path, own)
+    if onnx_weights.is_onnx(path):
+        loaded = onnx_weights.load(path, module, sample, network)
+        own, sha256 = loaded.module, loaded.sha256
+    else:
+        own = copy.deepcopy(module)
+        content = _content(path, sum(one.numel() * one.element_size() for one in own.state_dict().values()))
+        checkpoint.load_bytes(content, path, own)
+        sha256 = hashlib.sha256(content).hexdigest()
     other = trace(own, sample).module.state_dict()
     dense = network.module.state_dict()
     moved = {key for layer in network.layers for key in (layer.weight, layer.bias) if key is not None}
@@ -123,7 +160,8 @@ def _read(path: Path, module: nn.Module, network: Network, sample: Tensor) -> Gi
     if all(torch.equal(other[key], dense[key]) for key in moved):
         raise WeightFileError(f"{path}: found the dense network's own weights, expected another's: give its file")
     tensors = {key: (other[key] if key in moved else tensor).detach().clone() for key, tensor in dense.items()}
-    return Given(tensors, hashlib.sha256(content).hexdigest())
+    tensors, removed = onnx_weights.without_dead(network, tensors, sample)
+    return Given(tensors, sha256, removed)
 
 
 def _content(path: Path, tensor_bytes: int) -> bytes:
