@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -14,6 +14,9 @@ from rich.table import Table
 from device_profiles import Profile, loader
 from runtime import bundle_commands, service_commands
 from runtime.terminal import err, guarded, out, plain, print_json, stages
+
+if TYPE_CHECKING:
+    from runtime.bundle import Bundle
 
 BundlePath = Annotated[Path, typer.Argument(help="Directory of the plan bundle.")]
 ProfileName = Annotated[
@@ -48,20 +51,31 @@ def about(
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a plan holds: modes, transitions, evidence, cost."""
     from runtime.bundle import read
-    from runtime.inspection import notes, summary
+    from runtime.inspection import TRADE_OFFS, notes, origins, summary
 
     plan = read(bundle)
     data = summary(plan)
     if as_json:
         print_json(data)
         return
-    out.print(_modes_table(data))
+    out.print(_modes_table(data, plan.profile))
     for note in notes(plan.manifest):
         out.print(plain(note), soft_wrap=True)
     out.print(_transitions_table(data))
+    if any(move.entry.cost is not None for move in plan.transitions):
+        out.print(_costs_table(plan))
+        for line in origins(plan.profile):
+            out.print(plain(line), soft_wrap=True)
+        out.print("* rests on a figure that the profile says is assumed")
     for table in _candidates_tables(data):
         out.print(table)
-    out.print("▸ chosen, ◆ Pareto front of bytes and worst state, ✗ not feasible; three lengths, on selection samples")
+    trade_off = plan.profile.trade_off
+    out.print(
+        f"▸ chosen, for {TRADE_OFFS[trade_off]} (trade_off: {trade_off}), ◆ Pareto front of "
+        f"{'bytes' if trade_off == 'accuracy' else trade_off} and worst state, ✗ not feasible; three lengths, on "
+        "selection samples",
+        soft_wrap=True,
+    )
     out.print(
         f"{data['size_bytes'] / 1e3:,.0f} kB on disk (dense weights {data['dense_bytes'] / 1e3:,.0f} kB), planned in "
         f"{data['seconds']:.1f} s and {data['epoch_equivalents']:.2f} epoch-equivalents; release {data['release']}, "
@@ -168,16 +182,23 @@ def _profile(name: str | None, default: Profile) -> Profile:
     return default if name is None else loader.load(name)
 
 
-def _modes_table(data: dict[str, Any]) -> Table:
+def _modes_table(data: dict[str, Any], profile: Profile) -> Table:
+    from runtime.inspection import mode_words
+
     table = Table("mode", "accuracy", "MACs", "of dense", "weights", title="Modes", title_justify="left", box=None)
+    predicted = [mode_words(mode["macs"], profile) for mode in data["modes"]]
+    shown = [number for number in range(2) if any(words[number] != "-" for words in predicted)]
+    for number in shown:
+        table.add_column(("power", "latency")[number])
     dense = data["modes"][0]["macs"]
-    for mode in data["modes"]:
+    for mode, words in zip(data["modes"], predicted, strict=True):
         table.add_row(
             plain(mode["name"]),
             f"{mode['accuracy']:.2%}",
             f"{mode['macs']:,}",
             f"{mode['macs'] / dense:.0%}",
             f"{mode['weight_bytes'] / 1e3:,.0f} kB",
+            *(words[number] for number in shown),
         )
     return table
 
@@ -196,6 +217,20 @@ def _transitions_table(data: dict[str, Any]) -> Table:
             f"{move['bytes_written'] / 1e3:,.1f} kB",
             f"{move['functional_length']:.3f}",
         )
+    return table
+
+
+def _costs_table(plan: Bundle) -> Table:
+    """What each walk is predicted to cost on the plan's device."""
+    from runtime.inspection import COLUMNS, cost_words
+
+    table = Table(title=f"Predicted on {plain(plan.profile.name)}, one walk", title_justify="left", box=None)
+    for name in ("walk", *COLUMNS):
+        table.add_column(name)
+    for entry in (move.entry for move in plan.transitions):
+        for begin, end, cost in ((entry.from_, entry.to, entry.cost), (entry.to, entry.from_, entry.cost_back)):
+            if cost is not None:
+                table.add_row(plain(f"{begin} → {end}"), *cost_words(cost))
     return table
 
 
