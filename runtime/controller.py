@@ -212,7 +212,8 @@ class Controller(Helm):
         self._budget = budget_bytes(writes)
         ahead = split(chunks, table, writes, lambda: self._budget, walk.position)
         for number, (begin, end, size) in enumerate(ahead, 1):
-            if not self._await_turn(walk, phase, max(due, free)):
+            due = max(due, free)
+            if not self._await_turn(walk, phase, due):
                 return False
             # A walk that was held up does not make up for it by writing faster.
             due = max(due, time.monotonic() - interval) + interval
