@@ -51,7 +51,7 @@ def about(
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a plan holds: modes, transitions, evidence, cost."""
     from runtime.bundle import read
-    from runtime.inspection import TRADE_OFFS, notes, origins, summary
+    from runtime.inspection import ASSUMED, TRADE_OFFS, notes, origins, summary
 
     plan = read(bundle)
     data = summary(plan)
@@ -64,10 +64,12 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     out.print(_transitions_table(data))
     if any(move.entry.cost is not None for move in plan.transitions):
         out.print(_costs_table(plan))
-        for line in origins(plan.profile):
+        told = origins(plan.profile)
+        for line in told:
             out.print(plain(line), soft_wrap=True)
-        out.print("* rests on a figure that the profile says is assumed")
-    for table in _candidates_tables(data):
+        if any(ASSUMED in line for line in told):
+            out.print(f"{ASSUMED} rests on a figure that the profile says is assumed")
+    for table in _candidates_tables(data, plan):
         out.print(table)
     trade_off = plan.profile.trade_off
     out.print(
@@ -234,15 +236,21 @@ def _costs_table(plan: Bundle) -> Table:
     return table
 
 
-def _candidates_tables(data: dict[str, Any]) -> Iterator[Table]:
+def _candidates_tables(data: dict[str, Any], plan: Bundle) -> Iterator[Table]:
     """What each transition's path was chosen from."""
-    for move in (move for move in data["transitions"] if move["candidates"]):
+    from runtime.inspection import COLUMNS, cost_words
+
+    for move, kept in zip(data["transitions"], plan.transitions, strict=True):
+        if not move["candidates"]:
+            continue
         title = f"{plain(move['from'])} → {plain(move['to'])}: candidates"
         table = Table(title=title, title_justify="left", box=None)
         table.add_column("path", overflow="fold")
-        for name in ("", "worst state", "bound", "written", "length", "Fisher", "relaxed"):
+        column = {"seconds": 2, "energy": 3, "wear": 5}.get(plan.profile.trade_off)
+        costs = () if column is None else (COLUMNS[column],)
+        for name in ("", "worst state", "bound", "written", *costs, "length", "Fisher", "relaxed"):
             table.add_column(name, no_wrap=True)
-        for one in move["candidates"]:
+        for one, entry in zip(move["candidates"], kept.entry.candidates, strict=True):
             marks = ("▸" if one["chosen"] else "") + ("◆" if one["front"] else "") + ("" if one["feasible"] else "✗")
             lengths = (one[key] for key in ("functional_length", "fisher_length", "relaxed_fisher_length"))
             table.add_row(
@@ -251,6 +259,7 @@ def _candidates_tables(data: dict[str, Any]) -> Iterator[Table]:
                 f"{one['worst_accuracy']:.2%}",
                 f"{one['worst_accuracy_bound']:.2%}",
                 f"{one['bytes_written'] / 1e3:,.1f} kB",
+                *(() if column is None else ("-" if entry.cost is None else cost_words(entry.cost)[column],)),
                 *("-" if length is None else f"{length:.3f}" for length in lengths),
             )
         yield table

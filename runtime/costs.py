@@ -18,7 +18,7 @@ from device_profiles.schema import Writes
 from runtime.bank import Retries, increments
 from runtime.chunks import ChunkList
 from runtime.errors import BundleError
-from runtime.manifest import CostEntry, RetryEntry
+from runtime.manifest import CostEntry, RetryEntry, TransitionEntry
 from runtime.rows import RowTable
 
 TradeOff = Literal["bytes", "seconds", "energy", "wear", "accuracy"]
@@ -230,6 +230,21 @@ def check_writes(table: RowTable, profile: Profile, origin: str) -> None:
             f"a pause in which {what}, is written: {need} bytes{f', up to {most} times,' if most > 1 else ''} at "
             f"writes.bytes_per_second {writes.bytes_per_second.value:g}; raise it, or move layers of smaller rows"
         )
+
+
+def check_stored(entry: TransitionEntry, table: RowTable, chunks: ChunkList, profile: Profile, origin: str) -> None:
+    """Check that a stored prediction speaks of the bytes that the runtime would write.
+
+    Raises:
+        BundleError: It does not; the text names the transition.
+    """
+    written = int(chunks.chunk_bytes(table, profile.writes.granularity_bytes).sum())
+    for field, cost in (("cost", entry.cost), ("cost_back", entry.cost_back)):
+        if cost is not None and cost.bytes != written:
+            raise BundleError(
+                f"{origin}: transition {entry.from_} → {entry.to}: {field}.bytes: found {cost.bytes}, expected "
+                f"{written}, which its chunks have on the plan's device; plan again"
+            )
 
 
 def wanted_policy(profile: Profile, policy: str | None, origin: str) -> str | None:

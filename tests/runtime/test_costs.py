@@ -3,6 +3,7 @@
 import json
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from runtime.graphs import live_session
 from runtime.manifest import decode
 from runtime.net import Net
 from runtime.operation import Outcome
-from tests.runtime.bundles import profile, write_bundle
+from tests.runtime.bundles import content, profile, write_bundle
 from tests.runtime.devices import made, settled
 from tests.runtime.nets import PACE
 from tests.runtime.plans import LAYERS, table
@@ -132,6 +133,17 @@ def test_a_plan_of_before_costs_were_predicted_is_read(bundle):
             del one["cost"]
     old = decode(json.dumps(data).encode(), "old")
     assert [move.cost for move in old.transitions] == [None] * 3
+
+
+def test_a_plan_that_promises_other_bytes_is_refused(tmp_path):
+    manifest, files = content()
+    first, *others = manifest.transitions
+    for field in ("cost", "cost_back"):
+        cost = msgspec.structs.replace(getattr(first, field), bytes=getattr(first, field).bytes - 1)
+        told = msgspec.structs.replace(first, **{field: cost})
+        lying = msgspec.structs.replace(manifest, transitions=(told, *others))
+        with pytest.raises(BundleError, match=rf"transition C1 → C2: {field}\.bytes: found \d+, expected \d+, which"):
+            bundles.write(tmp_path / "plan", lying, files, replace=False)
 
 
 # Pace and pauses

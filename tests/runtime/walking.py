@@ -28,7 +28,7 @@ def wearing(device: Profile, writes: dict[str, object], increment: int = 2048) -
     """A device that writes so, at a pace that nobody waits for, in many increments."""
     data = loader.as_builtins(device)
     data["bank"] |= {"snap": False, "policy": "in-place"}
-    data["writes"] |= {**FAST, "bytes_per_increment": max(increment, writes.get("granularity_bytes", 1)), **writes}
+    data["writes"] |= {**FAST, "bytes_per_increment": max(increment, 3 * writes.get("granularity_bytes", 1)), **writes}
     return loader.from_builtins(data, "a device that wears")
 
 
