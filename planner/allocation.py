@@ -36,7 +36,15 @@ BLOCKS = 32
 
 
 class AllocationError(GeoshiftError):
-    """A network cannot be brought to the share of its multiply-accumulates that is asked for."""
+    """A network cannot be brought to the share of its multiply-accumulates that is asked for.
+
+    Attributes:
+        least: The smallest share that can be had; None where it is not known.
+    """
+
+    def __init__(self, message: str, least: float | None = None) -> None:
+        super().__init__(message)
+        self.least = least
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,8 @@ def allocate(
             raise AllocationError(
                 f"a mode of {share:.4g} of the dense network's multiply-accumulates: found at least {now / dense:.4g} "
                 f"when every layer keeps one unit in {LEAST}{_and_blocks(block)}; expected a share above that: ask for "
-                "less saving"
+                "less saving",
+                least=now / dense,
             )
         _, name, counts[name], now = best
     while block > 1 and (back := _given_back(network, found, steps, counts, gone, share * dense)) is not None:

@@ -81,6 +81,7 @@ def describe_paths(
     deployed: Deployment,
     held: HeldOut,
     options: Options,
+    profile: Profile,
     progress: Progress,
 ) -> tuple[tuple[TransitionEntry, ...], Files, RowTable]:
     """Evidence and chunk lists of every transition, and the table that has the rows of all of them."""
@@ -109,6 +110,7 @@ def describe_paths(
                 choice,
                 held,
                 options,
+                profile,
                 candidates=candidates,
                 file=f"{stem}.safetensors",
                 alternatives=others,

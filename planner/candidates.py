@@ -1,7 +1,8 @@
 """Candidate paths between two modes, how each fared, and the choice among them.
 
 Functional length alone misleads: a long path through good networks beats a short one through a bad network. So first
-the bound that the device profile guards, then bytes, and a longer path must earn its bytes.
+the bound that the device profile guards, then the cost that the profile's trade-off names (bytes, if nothing else), and
+a dearer path must earn it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from itertools import pairwise
 import numpy as np
 from scipy.optimize import brentq
 
+from device_profiles import Profile
 from device_profiles.errors import GeoshiftError
 from planner.path_search import Record
 from planner.variation import Variation
+from runtime import costs
+from runtime.costs import TradeOff
 from runtime.evaluation import Answers
+from runtime.manifest import CostEntry
 from runtime.strategies import Compiled
 
 QUANTILE = 1.6449
@@ -26,6 +31,10 @@ QUANTILE = 1.6449
 
 class NoSafePath(GeoshiftError):
     """Every candidate breaks the bound that the device profile guards."""
+
+
+class UnknownCost(GeoshiftError):
+    """The device profile names a trade-off that it has no figures for. Give the figure, or choose another one."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Candidate:
         record: How it was found, where geometry found it.
         fisher_length: Length over the measured states in the softmax Fisher metric.
         variation: What was varied about it, for geodesics and one-pass writes in another order.
+        cost: What walking it would cost on the device; None where no device is known.
     """
 
     name: str
@@ -60,6 +70,7 @@ class Candidate:
     record: Record | None = None
     fisher_length: float | None = None
     variation: Variation | None = None
+    cost: CostEntry | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,7 @@ class Choice:
         feasible: Those within the guard.
         skipped: Names of those that were not walked, because none of them could have been chosen.
         too_dear: Names of those that were not walked, because the budget did not allow it.
+        trade_off: What was minimised among the feasible ones.
     """
 
     chosen: Candidate
@@ -79,6 +91,20 @@ class Choice:
     feasible: tuple[Candidate, ...]
     skipped: tuple[str, ...] = ()
     too_dear: tuple[str, ...] = ()
+    trade_off: TradeOff = "bytes"
+
+
+def check_trade_off(profile: Profile) -> None:
+    """Check that the profile has the figures of the cost that it wants minimised.
+
+    Raises:
+        UnknownCost: It lacks one; the text names the field.
+    """
+    if lacking := costs.missing(profile):
+        raise UnknownCost(
+            f"profile {profile.name!r}: trade_off: found {profile.trade_off!r} without {lacking}, expected that "
+            "figure, without which no path's cost is known: add it with its provenance, or choose another trade_off"
+        )
 
 
 def choose(
@@ -88,12 +114,15 @@ def choose(
     what: str,
     skipped: Sequence[str] = (),
     too_dear: Sequence[str] = (),
+    trade_off: TradeOff = "bytes",
 ) -> Choice:
     """The path to deploy.
 
-    Feasible are those whose confidence bound stays within ``max_drop`` of the dense network. Of these the one that
-    writes the fewest bytes is taken; among equals the one with the best worst state, then the smallest divergence. A
-    longer one replaces it only when its lower bound lies above what the shorter one reached in its worst state.
+    Feasible are those whose confidence bound stays within ``max_drop`` of the dense network. Of these the cheapest one
+    is taken, which by default is the one that writes the fewest bytes; among equals the one with the best worst state,
+    then the fewest bytes, the smallest divergence, and the other costs. A dearer one replaces it only when its lower
+    bound lies above what the cheaper one reached in its worst state. With ``accuracy`` the best worst state is taken,
+    whatever it costs, and costs decide among equals.
 
     Args:
         candidates: All of them.
@@ -102,6 +131,7 @@ def choose(
         what: Names the transition in the error.
         skipped: Names of candidates that were not walked, since none could have been chosen.
         too_dear: Names of candidates that were not walked for want of budget.
+        trade_off: The cost to minimise; other than for bytes and accuracy, candidates must know theirs.
 
     Raises:
         NoSafePath: None is feasible.
@@ -115,11 +145,28 @@ def choose(
             "remove fewer units, give more selection samples (--selection), or loosen guard.max_drop_points"
             + (f"; {', '.join(too_dear)} were left out, raise --budget to walk them" if too_dear else "")
         )
-    chosen, *others = sorted(feasible, key=lambda one: (one.bytes_written, -one.worst, one.divergence))
+    chosen, *others = sorted(feasible, key=lambda one: _rank(one, trade_off))
     for other in others:
-        if other.bytes_written > chosen.bytes_written and other.bound > chosen.worst:
+        if (
+            trade_off != "accuracy"
+            and price(other, trade_off) > price(chosen, trade_off)
+            and other.bound > chosen.worst
+        ):
             chosen = other
-    return Choice(chosen, tuple(candidates), tuple(feasible), tuple(skipped), tuple(too_dear))
+    return Choice(chosen, tuple(candidates), tuple(feasible), tuple(skipped), tuple(too_dear), trade_off)
+
+
+def price(candidate: Candidate, trade_off: TradeOff) -> float:
+    """What a candidate costs by a trade-off; bytes for one that says nothing of costs."""
+    cost = candidate.cost
+    return candidate.bytes_written if cost is None else costs.price(cost, trade_off)
+
+
+def _rank(one: Candidate, trade_off: TradeOff) -> tuple[float, ...]:
+    """What candidates are sorted by, the best first."""
+    first = (-one.worst, price(one, trade_off)) if trade_off == "accuracy" else (price(one, trade_off), -one.worst)
+    rest = () if one.cost is None else (one.cost.seconds, one.cost.cell_writes)
+    return (*first, one.bytes_written, one.divergence, *rest)
 
 
 def is_feasible(candidate: Candidate, dense: Answers, max_drop: float) -> bool:

@@ -9,12 +9,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from device_profiles import Profile
 from planner.candidates import Candidate, Choice
 from planner.endpoint import EndPoint
 from planner.network import Layer, Network
 from planner.options import Options
 from planner.path_search import Record
 from runtime.chunks import ChunkList
+from runtime.costs import predict
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
 from runtime.manifest import (
     CandidateEntry,
@@ -102,6 +104,7 @@ def describe_transition(
     choice: Choice,
     held: HeldOut,
     options: Options,
+    profile: Profile,
     *,
     candidates: tuple[CandidateEntry, ...],
     file: str,
@@ -119,6 +122,7 @@ def describe_transition(
         choice: What it was chosen from.
         held: Held-out data.
         options: How much to measure.
+        profile: Device that costs are predicted for.
         candidates: What it was chosen from, see ``describe_candidates``.
         file: File of the chunk list.
         alternatives: Strategy to the file of its chunk list.
@@ -162,6 +166,8 @@ def describe_transition(
         too_dear=choice.too_dear,
         certificate=certificate,
         landscape=landscape,
+        cost=predict(table, chunks, profile),
+        cost_back=predict(table, chunks.reversed(), profile),
     )
 
 
@@ -185,6 +191,7 @@ def _candidate(candidate: Candidate, choice: Choice) -> CandidateEntry:
         worst_divergence=candidate.divergence,
         fisher_length=candidate.fisher_length,
         variation=None if candidate.variation is None else VariationEntry(**asdict(candidate.variation)),
+        cost=candidate.cost,
     )
 
 

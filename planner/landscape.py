@@ -18,6 +18,7 @@ from planner.candidates import Candidate, Choice
 from planner.study import GEODESICS
 from runtime.bank import Increment, InPlaceBank
 from runtime.candidates import front
+from runtime.costs import TradeOff
 from runtime.evaluation import Answers, Evaluator, spread_positions
 from runtime.landscape import Landscape, LandscapePath, LandscapePoint
 from runtime.manifest import CandidateEntry
@@ -129,7 +130,7 @@ def draw(
     Returns:
         The landscape; None where the ends are equal or every state lies on the line between them.
     """
-    shown = [one for one, on in zip(choice.candidates, _shown(entries), strict=True) if on]
+    shown = [one for one, on in zip(choice.candidates, _shown(entries, choice.trade_off), strict=True) if on]
     rows = _Rows.of(table, shown)
     if not rows.rows:
         return None
@@ -167,12 +168,15 @@ def cross_entropy(answers: Answers, labels: NDArray[np.int64]) -> float:
     return _digits(min(found, LARGEST_LOSS) if math.isfinite(found) else LARGEST_LOSS)
 
 
-def _shown(entries: Sequence[CandidateEntry]) -> tuple[bool, ...]:
+def _shown(entries: Sequence[CandidateEntry], trade_off: TradeOff) -> tuple[bool, ...]:
     """What is drawn: the front and the chosen path, and of each strategy the one with the best worst state."""
     best: dict[str, CandidateEntry] = {}
     for one in sorted(entries, key=lambda one: (not one.complete, -one.worst_accuracy, one.functional_length)):
         best.setdefault(one.strategy, one)
-    return tuple(one.chosen or on or one is best[one.strategy] for one, on in zip(entries, front(entries), strict=True))
+    return tuple(
+        one.chosen or on or one is best[one.strategy]
+        for one, on in zip(entries, front(entries, trade_off), strict=True)
+    )
 
 
 def _plane(

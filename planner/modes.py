@@ -6,17 +6,14 @@ layer name. Modes build on each other through `from`, so the numbers do too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from device_profiles.errors import GeoshiftError
 from device_profiles.schema import Change, Mode, Profile, Selector
+from planner.device_target import Allocate, has_target, towards
 from planner.network import Layer, Network, removable
-
-Allocate = Callable[[float, Mapping[str, int]], Mapping[str, int]]
-"""From a share of multiply-accumulates that may be left, and how many units are gone, to how many units are to be gone,
-both by layer name; see ``planner.allocation.allocate``."""
 
 
 class ModeError(GeoshiftError):
@@ -62,7 +59,7 @@ def resolve(profile: Profile, network: Network, allocate: Allocate | None = None
     A fraction to remove is of the layer's units in the dense network, one to restore of the units that are gone at
     that point; both are rounded half up, and are at least one unit. A count over several layers is divided in
     proportion to what it is taken from, largest remainder first. Removals come before restorations, and both before a
-    target for multiply-accumulates.
+    target for multiply-accumulates, which watts and milliseconds are turned into by the profile's figures.
 
     Args:
         profile: The device profile.
@@ -74,6 +71,7 @@ def resolve(profile: Profile, network: Network, allocate: Allocate | None = None
 
     Raises:
         ModeError: a mode names a layer that is missing or fixed, or asks for more units than there are.
+        TargetError: a mode has a target that cannot be had on the device.
     """
     targets: dict[str, ModeTarget] = {}
     while len(targets) < len(profile.modes):
@@ -112,13 +110,15 @@ def _target(
             step = count(change, chosen, removed, where)
             for layer, units in step.items():
                 removed[layer] += units
-    if mode.macs is not None:
+    gone = {layer: units for layer, units in removed.items() if units}
+    if has_target(mode):
         if allocate is None:
             raise ModeError(
-                f"profile {profile.name!r}, mode {name!r}: found a target of {mode.macs:g} of the dense network's "
-                "multiply-accumulates, expected an allocation to divide it among the layers: give `allocate`"
+                f"profile {profile.name!r}, mode {name!r}: found a target of "
+                f"{mode.macs or mode.watts or mode.latency_ms:g}, expected an allocation to divide it among the "
+                "layers: give `allocate`"
             )
-        removed |= allocate(mode.macs, {layer: units for layer, units in removed.items() if units})
+        removed |= towards(profile, network, name, mode, gone, allocate)
     left = {layer: units for layer, units in removed.items() if units}
     return ModeTarget(name, mode.from_, left, _sparsity(profile, network, name, mode), mode.weights is not None)
 

@@ -16,10 +16,11 @@ from torch import nn
 from device_profiles import GeoshiftError, Profile
 from planner.allocation import allocate, curves
 from planner.assemble import complete, describe_modes, describe_paths, to_be_certified
-from planner.candidates import Choice
+from planner.candidates import Choice, check_trade_off
 from planner.cost import CostMeter, passes_of
 from planner.datasets import Dataset, split
 from planner.deploy import Deployment, deploy, row_table
+from planner.device_target import has_target
 from planner.division import divide_choices
 from planner.endpoint import EndPoint
 from planner.endpoint_search import EndPointSearch, Polish
@@ -39,6 +40,7 @@ from planner.threads import threads
 from planner.weight_files import read_given
 from runtime import bundle as bundles
 from runtime import bundle_files
+from runtime.costs import check_writes, wanted_policy
 from runtime.evaluation import Evaluator
 from runtime.fit import check_operators, check_plan, check_rows, check_size
 from runtime.manifest import Manifest, PlanningEntry
@@ -138,6 +140,8 @@ def _plan(
     bundle_files.check_target(out, replace=replace)
     origin = f"plan for {profile.name}"
     check_size(weight_count(module), profile, origin)
+    check_trade_off(profile)
+    wanted_policy(profile, None, origin)
     cost = CostMeter()
     data = _divide(dataset, options)
     sample = torch.from_numpy(data.fit.inputs[:2])
@@ -145,7 +149,7 @@ def _plan(
     _check_types(network)
     given = read_given(weights, profile, module, network, sample)
     found = None
-    if any(mode.macs is not None for mode in profile.modes.values()):
+    if any(has_target(mode) for mode in profile.modes.values()):
         progress.stage("What each layer's units are worth", 1)
         found = curves(network, _tensor(data.fit), cost=cost)
     share_out = None if found is None else partial(allocate, network, found, block=profile.channel_block)
@@ -161,6 +165,7 @@ def _plan(
     stops = {pair: stop for pair in profile.transitions if (stop := search.between(*(ends[one] for one in pair)))}
     table, states = row_table(network, {**ends, **{stop.mode: stop for stop in stops.values()}})
     check_rows(table, profile, origin)
+    check_writes(table, profile, origin)
     deployed = deploy(network, ends, table, {name: states[name] for name in ends}, sample, progress)
     check_operators(read_operators(deployed.live, "the exported network"), profile, origin)
     ways = {pair: states[stop.mode] for pair, stop in stops.items()}
@@ -172,7 +177,7 @@ def _plan(
     progress.stage("Evidence on held-out data", len(ends) + len(choices))
     held = _held_out(deployed, data.test, options)
     modes, mode_files = describe_modes(network, ends, deployed, held, profile, progress)
-    transitions, path_files, table = describe_paths(network, choices, deployed, held, options, progress)
+    transitions, path_files, table = describe_paths(network, choices, deployed, held, options, profile, progress)
     planning = PlanningEntry(
         seed=options.seed,
         seconds=seconds,
@@ -304,6 +309,7 @@ def _choose_paths(
         probes=options.probes,
         max_drop=profile.guard.max_drop_points / 100,
         seed=options.seed,
+        profile=profile,
     )
     cost.forward(len(study.samples) * len(study.modes))
     budget = _budget(network, data, profile, options)

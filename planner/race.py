@@ -1,7 +1,7 @@
 """The paths of all transitions, chosen in rounds: cheap candidates first, and dear ones only where they can still win.
 
-By the rule of ``planner.candidates.choose`` a longer path replaces a shorter one only when the lower bound of its worst
-state lies above what the shorter one reached in its own. Both ends of a transition are states of every path, so no
+By the rule of ``planner.candidates.choose`` a dearer path replaces a cheaper one only when the lower bound of its worst
+state lies above what the cheaper one reached in its own. Both ends of a transition are states of every path, so no
 bound can lie above those of the ends. Where the one-pass write is that good already, nothing else has to be walked.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future, as_completed
 from typing import Any
 
-from planner.candidates import Candidate, Choice, choose, drop_bound, is_feasible
+from planner.candidates import Candidate, Choice, choose, drop_bound, is_feasible, price
 from planner.cost import CostMeter
 from planner.executors import Share
 from planner.progress import Progress
@@ -94,7 +94,9 @@ def choose_paths(
             found[job.ends] += outcome.candidates
             cost.add(outcome.forward_passes)
     return {
-        ends: choose(found[ends], study.dense, study.max_drop, " → ".join(ends), skipped[ends], too_dear[ends])
+        ends: choose(
+            found[ends], study.dense, study.max_drop, " → ".join(ends), skipped[ends], too_dear[ends], study.trade_off
+        )
         for ends in transitions
     }
 
@@ -159,13 +161,15 @@ def _best(study: Study, candidates: Sequence[Candidate]) -> Rival | None:
     """The path that would be chosen so far."""
     if not any(is_feasible(one, study.dense, study.max_drop) for one in candidates):
         return None
-    chosen = choose(candidates, study.dense, study.max_drop, "").chosen
-    return Rival(chosen.worst, chosen.bytes_written)
+    chosen = choose(candidates, study.dense, study.max_drop, "", trade_off=study.trade_off).chosen
+    return Rival(chosen.worst, chosen.bytes_written, None if chosen.cost is None else price(chosen, study.trade_off))
 
 
 def _unbeatable(study: Study, ends: Ends, rival: Rival | None) -> bool:
-    """Whether no path between these ends can have a bound above the rival's worst state."""
+    """Whether no path between these ends can have a bound above the rival's worst state; or a better worst state."""
     if rival is None:
         return False
+    if study.trade_off == "accuracy":
+        return rival.worst >= min(study.modes[name].accuracy for name in ends)
     ceiling = study.dense.accuracy - max(drop_bound(study.dense, study.modes[name]) for name in ends)
     return rival.worst >= ceiling

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -23,6 +24,7 @@ from planner.path_search import Record
 from planner.study import Job, Outcome
 from planner.variation import Variation
 from runtime.chunks import ChunkList
+from runtime.manifest import CostEntry
 from runtime.strategies import Compiled
 
 _MEASURED = (
@@ -86,6 +88,7 @@ class Store:
                     "stops": one.path.stops,
                     "record": None if one.record is None else asdict(one.record),
                     "variation": None if one.variation is None else asdict(one.variation),
+                    "cost": None if one.cost is None else msgspec.to_builtins(one.cost),
                 }
                 for one in outcome.candidates
             ],
@@ -108,5 +111,7 @@ def _candidate(number: int, said: dict[str, Any], arrays: Mapping[str, NDArray[A
     chunks = ChunkList(tuple(said["layers"]), *(own[name] for name in _CHUNKS))
     record = None if said["record"] is None else Record(**said["record"])
     variation = None if said["variation"] is None else Variation(**said["variation"])
+    cost = None if said["cost"] is None else msgspec.convert(said["cost"], CostEntry)
     path = Compiled(chunks, rows, tuple(said["stops"]))
-    return Candidate(path=path, record=record, variation=variation, **{name: said[name] for name in _MEASURED})
+    known = {name: said[name] for name in _MEASURED}
+    return Candidate(path=path, record=record, variation=variation, cost=cost, **known)

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from device_profiles import Profile
 from planner.candidates import Candidate, drop_bound, fisher_length, functional_length
 from planner.cost import CostMeter
 from planner.endpoint import EndPoint
@@ -30,8 +31,9 @@ from planner.steady import Verdict, hold, stages_at, steadied
 from planner.steady import price as price_of_blocks
 from planner.threads import threads
 from planner.variation import DEFAULT, ORDERED, SEARCHES, Variation
-from runtime import strategies
+from runtime import costs, strategies
 from runtime.chunks import ChunkList
+from runtime.costs import TradeOff
 from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
 from runtime.rows import Floats, RowTable, State
 from runtime.samples import Samples
@@ -68,10 +70,12 @@ class Rival:
     Attributes:
         worst: Accuracy of the rival's worst state.
         bytes_written: Bytes it writes.
+        price: What it costs by the profile's trade-off; None for its bytes.
     """
 
     worst: float
     bytes_written: int
+    price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ class Study:
         probes: How many it sees; those of seed 0 are the first.
         max_drop: Accepted drop against the dense network, as a fraction.
         seed: Seed of the torn states.
+        profile: Device that costs are predicted for; None to know bytes only.
     """
 
     network: Network
@@ -160,6 +165,12 @@ class Study:
     probes: int
     max_drop: float
     seed: int
+    profile: Profile | None = None
+
+    @property
+    def trade_off(self) -> TradeOff:
+        """What is minimised among feasible paths."""
+        return "bytes" if self.profile is None else self.profile.trade_off
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As plain bytes: on the way to another process PyTorch would move every tensor into shared memory, away from
@@ -172,7 +183,7 @@ class Study:
         """SHA-256 of everything that an outcome depends on."""
         said = (
             self.network.module, self.states.keys(), self.probes, self.max_drop, self.seed, self.torch_threads,
-            code_digest(),
+            code_digest(), self.profile,
         )  # fmt: skip
         found = hashlib.sha256(repr(said).encode())
         tensors: list[NDArray[Any]] = [self.pool.numpy(), self.samples.inputs, self.samples.labels]
@@ -325,11 +336,13 @@ class Study:
         """Measure a path's states in a fixed order, until one rules it out."""
         table = path.table(self.table)
         written = path.chunks.total_bytes(table)
+        walking = None if self.profile is None else costs.predict(table, path.chunks, self.profile)
+        priced = written if walking is None else costs.price(walking, self.trade_off)
         evaluator = Evaluator(self.session, self.samples, cost.forward)
         whole, torn, complete = [self.modes[job.ends[0]]], [self.modes[job.ends[1]]], True
         for kind, answers in self._states(evaluator, table, job.ends, path):
             (whole if kind == "whole" else torn).append(answers)
-            if job.race and self._ruled_out(answers, written, job.rival):
+            if job.race and self._ruled_out(answers, priced, job.rival):
                 complete = False
                 break
         else:
@@ -348,6 +361,7 @@ class Study:
             complete=complete,
             record=record,
             variation=variation,
+            cost=walking,
         )
 
     def _states(
@@ -366,13 +380,14 @@ class Study:
             for answers in evaluator.torn(table, self.states[begin], way, tears):
                 yield "torn", answers
 
-    def _ruled_out(self, answers: Answers, written: int, rival: Rival | None) -> bool:
+    def _ruled_out(self, answers: Answers, priced: float, rival: Rival | None) -> bool:
         """Whether a path that passes through a state with these answers cannot be chosen, by the rule of ``choose``."""
         if self._breaks(answers):
             return True
         if rival is None:
             return False
-        if written <= rival.bytes_written:
+        limit = rival.bytes_written if rival.price is None else rival.price
+        if priced <= limit or self.trade_off == "accuracy":
             return answers.accuracy < rival.worst
         return self.dense.accuracy - drop_bound(self.dense, answers) <= rival.worst
 

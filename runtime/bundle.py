@@ -23,6 +23,7 @@ from runtime import manifest as schema
 from runtime.bundle_files import MANIFEST, SIGNATURE
 from runtime.bundle_parts import BASE, MODES
 from runtime.chunks import ChunkList
+from runtime.costs import check_stored
 from runtime.errors import BundleError, UnknownMode
 from runtime.landscape import Landscape
 from runtime.manifest import FileEntry, Manifest, ModeEntry, TransitionEntry
@@ -282,10 +283,13 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
         )
         for entry in manifest.transitions
     )
+    profile = loader.from_builtins(manifest.profile, f"{root}/{MANIFEST}: profile")
+    for move in transitions:
+        check_stored(move.entry, table, move.chunks, profile, f"{root}/{MANIFEST}")
     return Bundle(
         path=root,
         manifest=manifest,
-        profile=loader.from_builtins(manifest.profile, f"{root}/{MANIFEST}: profile"),
+        profile=profile,
         graph=files[GRAPH],
         compact={mode.name: files[mode.graph] for mode in manifest.modes},
         tensors=tensors,

@@ -75,10 +75,15 @@ class ChunkList:
         """The way back."""
         return ChunkList(self.layers, self.layer[::-1], self.row[::-1], self.new[::-1], self.old[::-1])
 
-    def chunk_bytes(self, table: RowTable) -> NDArray[np.int64]:
-        """Bytes each chunk writes, shape [C]."""
-        sizes = np.array([table.layer(name).row_bytes for name in self.layers], np.int64)
-        return sizes[self.layer]
+    def chunk_bytes(self, table: RowTable, granularity: int = 1) -> NDArray[np.int64]:
+        """Bytes each chunk writes, shape [C].
+
+        Args:
+            table: Row versions.
+            granularity: Smallest write of the device in bytes; a row takes a whole multiple of it.
+        """
+        sizes = [-(-table.layer(name).row_bytes // granularity) * granularity for name in self.layers]
+        return np.array(sizes, np.int64)[self.layer]
 
     def total_bytes(self, table: RowTable) -> int:
         """Bytes the whole list writes."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 from rich.table import Table
 
+from device_profiles import Profile
 from runtime import bundle_commands, profile_commands, service_commands
 from runtime.profile_commands import Overrides, chosen
 from runtime.terminal import err, guarded, out, plain, print_json, stages
+
+if TYPE_CHECKING:
+    from runtime.bundle import Bundle
 
 BundlePath = Annotated[Path, typer.Argument(help="Directory of the plan bundle.")]
 ProfileName = Annotated[
@@ -44,20 +48,33 @@ def about(
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a plan holds: modes, transitions, evidence, cost."""
     from runtime.bundle import read
-    from runtime.inspection import notes, summary
+    from runtime.inspection import ASSUMED, TRADE_OFFS, notes, origins, summary
 
     plan = read(bundle)
     data = summary(plan)
     if as_json:
         print_json(data)
         return
-    out.print(_modes_table(data))
+    out.print(_modes_table(data, plan.profile))
     for note in notes(plan.manifest):
         out.print(plain(note), soft_wrap=True)
     out.print(_transitions_table(data))
-    for table in _candidates_tables(data):
+    if any(move.entry.cost is not None for move in plan.transitions):
+        out.print(_costs_table(plan))
+        told = origins(plan.profile)
+        for line in told:
+            out.print(plain(line), soft_wrap=True)
+        if any(ASSUMED in line for line in told):
+            out.print(f"{ASSUMED} rests on a figure that the profile says is assumed")
+    for table in _candidates_tables(data, plan):
         out.print(table)
-    out.print("▸ chosen, ◆ Pareto front of bytes and worst state, ✗ not feasible; three lengths, on selection samples")
+    trade_off = plan.profile.trade_off
+    out.print(
+        f"▸ chosen, for {TRADE_OFFS[trade_off]} (trade_off: {trade_off}), ◆ Pareto front of "
+        f"{'bytes' if trade_off == 'accuracy' else trade_off} and worst state, ✗ not feasible; three lengths, on "
+        "selection samples",
+        soft_wrap=True,
+    )
     out.print(
         f"{data['size_bytes'] / 1e3:,.0f} kB on disk (dense weights {data['dense_bytes'] / 1e3:,.0f} kB), planned in "
         f"{data['seconds']:.1f} s and {data['epoch_equivalents']:.2f} epoch-equivalents; release {data['release']}, "
@@ -139,16 +156,23 @@ def simulate(
         err.print(f"Report: {plain(write_report(output, plan, result))}", soft_wrap=True)
 
 
-def _modes_table(data: dict[str, Any]) -> Table:
+def _modes_table(data: dict[str, Any], profile: Profile) -> Table:
+    from runtime.inspection import mode_words
+
     table = Table("mode", "accuracy", "MACs", "of dense", "weights", title="Modes", title_justify="left", box=None)
+    predicted = [mode_words(mode["macs"], profile) for mode in data["modes"]]
+    shown = [number for number in range(2) if any(words[number] != "-" for words in predicted)]
+    for number in shown:
+        table.add_column(("power", "latency")[number])
     dense = data["modes"][0]["macs"]
-    for mode in data["modes"]:
+    for mode, words in zip(data["modes"], predicted, strict=True):
         table.add_row(
             plain(mode["name"]),
             f"{mode['accuracy']:.2%}",
             f"{mode['macs']:,}",
             f"{mode['macs'] / dense:.0%}",
             f"{mode['weight_bytes'] / 1e3:,.0f} kB",
+            *(words[number] for number in shown),
         )
     return table
 
@@ -170,15 +194,35 @@ def _transitions_table(data: dict[str, Any]) -> Table:
     return table
 
 
-def _candidates_tables(data: dict[str, Any]) -> Iterator[Table]:
+def _costs_table(plan: Bundle) -> Table:
+    """What each walk is predicted to cost on the plan's device."""
+    from runtime.inspection import COLUMNS, cost_words
+
+    table = Table(title=f"Predicted on {plain(plan.profile.name)}, one walk", title_justify="left", box=None)
+    for name in ("walk", *COLUMNS):
+        table.add_column(name)
+    for entry in (move.entry for move in plan.transitions):
+        for begin, end, cost in ((entry.from_, entry.to, entry.cost), (entry.to, entry.from_, entry.cost_back)):
+            if cost is not None:
+                table.add_row(plain(f"{begin} → {end}"), *cost_words(cost))
+    return table
+
+
+def _candidates_tables(data: dict[str, Any], plan: Bundle) -> Iterator[Table]:
     """What each transition's path was chosen from."""
-    for move in (move for move in data["transitions"] if move["candidates"]):
+    from runtime.inspection import COLUMNS, cost_words
+
+    for move, kept in zip(data["transitions"], plan.transitions, strict=True):
+        if not move["candidates"]:
+            continue
         title = f"{plain(move['from'])} → {plain(move['to'])}: candidates"
         table = Table(title=title, title_justify="left", box=None)
         table.add_column("path", overflow="fold")
-        for name in ("", "worst state", "bound", "written", "length", "Fisher", "relaxed"):
+        column = {"seconds": 2, "energy": 3, "wear": 5}.get(plan.profile.trade_off)
+        costs = () if column is None else (COLUMNS[column],)
+        for name in ("", "worst state", "bound", "written", *costs, "length", "Fisher", "relaxed"):
             table.add_column(name, no_wrap=True)
-        for one in move["candidates"]:
+        for one, entry in zip(move["candidates"], kept.entry.candidates, strict=True):
             marks = ("▸" if one["chosen"] else "") + ("◆" if one["front"] else "") + ("" if one["feasible"] else "✗")
             lengths = (one[key] for key in ("functional_length", "fisher_length", "relaxed_fisher_length"))
             table.add_row(
@@ -187,6 +231,7 @@ def _candidates_tables(data: dict[str, Any]) -> Iterator[Table]:
                 f"{one['worst_accuracy']:.2%}",
                 f"{one['worst_accuracy_bound']:.2%}",
                 f"{one['bytes_written'] / 1e3:,.1f} kB",
+                *(() if column is None else ("-" if entry.cost is None else cost_words(entry.cost)[column],)),
                 *("-" if length is None else f"{length:.3f}" for length in lengths),
             )
         yield table

@@ -7,14 +7,16 @@ import time
 from functools import partial
 
 from device_profiles.schema import Writes
-from runtime.bank import Increment, increments
+from runtime.bank import Increment, Retries
 from runtime.behind import behind
+from runtime.costs import budget_bytes, retried_bytes, split, write_seconds
 from runtime.engine import Engine, LiveRunner, Runner
 from runtime.errors import Busy, Closed, JournalError, NoThread
 from runtime.helm import Helm
 from runtime.operation import Operation, Outcome, Result
 from runtime.recorder import Recorder
 from runtime.retarget import Way
+from runtime.rows import RowTable
 from runtime.table import Event, Phase, after
 from runtime.walk import Walk
 from runtime.walkable import Plan
@@ -205,25 +207,35 @@ class Controller(Helm):
     def _write(self, walk: Walk, live: LiveRunner, phase: Phase) -> bool:
         """Write increments while ``phase`` lasts; True when the last one is written."""
         table, chunks, ask_every = self._plan.table, walk.way.chunks, self._guard_every
-        interval, due = 1.0 / self._writes.increments_per_second, time.monotonic()
-        self._budget = self._writes.bytes_per_increment
-        ahead = increments(chunks, table, lambda: self._budget, walk.position)
+        writes = self._writes
+        interval, due, free = 1.0 / writes.increments_per_second, time.monotonic(), 0.0
+        self._budget = budget_bytes(writes)
+        ahead = split(chunks, table, writes, lambda: self._budget, walk.position)
         for number, (begin, end, size) in enumerate(ahead, 1):
+            due = max(due, free)
             if not self._await_turn(walk, phase, due):
                 return False
             # A walk that was held up does not make up for it by writing faster.
             due = max(due, time.monotonic() - interval) + interval
             increment = Increment.gather(table, chunks, begin, end)
             self._recorder.intend(end)
-            stall_s = self._engine.between_jobs(partial(live.bank.write, increment), self._rescue)
-            if stall_s * 1e3 > self._writes.stall_budget_ms:
+            writing = _Writing(live, increment, size, table, writes)
+            stall_s = self._engine.between_jobs(writing, self._rescue)
+            # Until then the memory is busy with what it was given.
+            free = time.monotonic() - stall_s + write_seconds(size + writing.retried, writes)
+            if writes.quiesce_required:
+                # Between two pauses the device answers for a whole interval.
+                due = time.monotonic() + interval
+                walk.pauses += 1
+            if stall_s * 1e3 > writes.stall_budget_ms:
                 # Callers waited longer than the device allows: write less at once for the rest of this walk.
                 self._budget = max(1, self._budget // 2)
             walk.advance(end, size, back=phase is Phase.ROLLING_BACK)
-            self._recorder.wrote(chunks, begin, end, size)
+            walk.wrote_again(sum(len(rows) for _, rows in writing.retries), writing.retried)
+            self._recorder.wrote(chunks, begin, end, size, writing.retries, writing.retried)
             if ask_every and phase is Phase.WALKING and number % ask_every == 0:
                 self._ask_guard(walk, live)
-        return self._await_turn(walk, phase, 0.0)
+        return self._await_turn(walk, phase, free)
 
     def _ask_guard(self, walk: Walk, live: LiveRunner) -> None:
         """Turn back if the weights on the way answer worse than the plan says."""
@@ -259,3 +271,26 @@ class Controller(Helm):
         """The mode that was left, rebuilt from the bundle."""
         self._live = self._plan.live(self._mode)
         return self._live
+
+
+class _Writing:
+    """One increment on its way into the memory, while the engine is closed to callers where they take turns.
+
+    Attributes:
+        retries: What was written again.
+        retried: Bytes of that.
+    """
+
+    def __init__(self, live: LiveRunner, increment: Increment, size: int, table: RowTable, writes: Writes) -> None:
+        self._live, self._increment, self._size, self._table, self._writes = live, increment, size, table, writes
+        self.retries: Retries = ()
+        self.retried = 0
+
+    def __call__(self) -> None:
+        """Write; a declared pause lasts as long as the memory is busy, though it may take what it is given sooner."""
+        begun = time.monotonic()
+        self.retries = self._live.bank.write(self._increment)
+        self.retried = retried_bytes(self.retries, self._table, self._writes)
+        if self._writes.quiesce_required:
+            ready = begun + write_seconds(self._size + self.retried, self._writes)
+            time.sleep(max(0.0, ready - time.monotonic()))

@@ -16,6 +16,7 @@ from runtime.arbiter import Wish
 from runtime.asked import Asked
 from runtime.bundle import Bundle
 from runtime.clock import since_boot_s, since_now
+from runtime.costs import endurance_left
 from runtime.energy import EnergyAccount, by_power
 from runtime.errors import BadDuration, Closed, OtherRelease, QueueFull
 from runtime.event_log import EventLog
@@ -226,6 +227,7 @@ class Device:
                 weight_bytes=net.weight_bytes,
                 counters=self._tally.counters(writes),
                 push=self.pushes.under_way,
+                endurance_left=endurance_left(self.profile, writes.cell_writes),
             )
 
     def modes(self) -> tuple[ModeView, ...]:

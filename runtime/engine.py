@@ -112,7 +112,7 @@ class Engine:
                 raise Closed("infer: the network is closed; open it again")
             return self._runner.run(x)
 
-    def between_jobs(self, work: Callable[[], None], rescue: Callable[[], Runner] | None = None) -> float:
+    def between_jobs(self, work: Callable[[], object], rescue: Callable[[], Runner] | None = None) -> float:
         """Do a piece of writing when no answer can see half of it; returns the seconds that callers were kept out.
 
         Args:

@@ -35,6 +35,10 @@ class QueueFull(GeoshiftError):
     """More callers wait for an answer than the profile allows. Call again later."""
 
 
+class BrokenRow(GeoshiftError):
+    """A row of the weight memory reads back wrong after every write. The walk goes back: see to the memory."""
+
+
 class NoThread(GeoshiftError):
     """The system has no thread to spare for a walk. Nothing was changed: call again later."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+from runtime.candidates import price
+from runtime.costs import TradeOff
 from runtime.manifest import CandidateEntry, TransitionEntry
 from runtime.simulator import PLANNED, Simulation, StrategyResult
 
@@ -212,24 +214,37 @@ class Findings:
         return said
 
 
-def reason(move: TransitionEntry) -> str:
-    """Why a path was chosen among the candidates, by the planner's rule."""
+SUPERLATIVES: Final[Mapping[TradeOff, tuple[str, str]]] = {
+    "bytes": ("the fewest bytes", "write"),
+    "seconds": ("the fewest seconds", "take"),
+    "energy": ("the least energy", "take"),
+    "wear": ("the least of a row's endurance", "use"),
+}
+
+
+def reason(move: TransitionEntry, trade_off: TradeOff = "bytes") -> str:
+    """Why a path was chosen among the candidates, by the planner's rule and the profile's trade-off."""
     feasible = [one for one in move.candidates if one.feasible]
     chosen = next((one for one in feasible if one.chosen), None)
     if chosen is None:
         return "The plan does not say which candidate was chosen."
     start = f"{len(feasible)} of {len(move.candidates)} paths that were walked are feasible"
-    shorter = [one for one in feasible if one.bytes_written < chosen.bytes_written]
+    if trade_off == "accuracy":
+        return f"{start}; of these, {chosen.name} has the best worst state, or costs least among equals in it."
+    most, verb = SUPERLATIVES[trade_off]
+    spent = price(chosen, trade_off)
+    shorter = [one for one in feasible if price(one, trade_off) < spent]
     if shorter:
-        return f"{start}; {_earned(chosen, min(shorter, key=lambda one: (one.bytes_written, -one.worst_accuracy)))}"
-    equal = [one for one in feasible if one.bytes_written == chosen.bytes_written and one is not chosen]
+        cheapest = min(shorter, key=lambda one: (price(one, trade_off), -one.worst_accuracy))
+        return f"{start}; {_earned(chosen, cheapest, verb)}"
+    equal = [one for one in feasible if price(one, trade_off) == spent and one is not chosen]
     if not equal and move.skipped:
         return f"{start}; its worst state cannot be told from its ends, so that no other path could be better."
     if not equal:
-        return f"{start}; of these, {chosen.name} writes the fewest bytes."
+        return f"{start}; of these, {chosen.name} {verb}s {most}."
     if move.blocks and (plain := [one.name for one in equal if chosen.name.startswith(one.name)]):
         return f"{start}; it is {plain[0]}, divided into blocks so that more of its answers are proved right."
-    start = f"{start}; of these, {_joined([chosen.name, *(one.name for one in equal)])} write the fewest bytes"
+    start = f"{start}; of these, {_joined([chosen.name, *(one.name for one in equal)])} {verb} {most}"
     if chosen.worst_accuracy > max(one.worst_accuracy for one in equal):
         return f"{start}, and {chosen.name} has the best worst state."
     if chosen.worst_divergence < min(one.worst_divergence for one in equal):
@@ -276,9 +291,9 @@ def _joined(words: Sequence[str]) -> str:
     return " and ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
 
 
-def _earned(chosen: CandidateEntry, shorter: CandidateEntry) -> str:
+def _earned(chosen: CandidateEntry, shorter: CandidateEntry, verb: str) -> str:
     return (
-        f"{chosen.name} writes more than {shorter.name} and was chosen because even the lower bound of its worst "
+        f"{chosen.name} {verb}s more than {shorter.name} and was chosen because even the lower bound of its worst "
         f"state ({chosen.worst_accuracy_bound:.1%}) lies above {shorter.name}'s worst state "
         f"({shorter.worst_accuracy:.1%})."
     )

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
+from device_profiles import Profile
+from device_profiles.figure import Origin
+from runtime import costs
 from runtime.bundle import Bundle
 from runtime.candidates import front, lengths
-from runtime.manifest import Manifest, ModeEntry
+from runtime.manifest import CostEntry, Manifest, ModeEntry
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
     """What ``geoshift inspect --json`` prints; other tools rely on these keys. Accuracies are fractions."""
-    manifest = bundle.manifest
+    manifest, profile = bundle.manifest, bundle.profile
     return {
         "path": str(bundle.path),
         "schema": manifest.schema,
         "release": manifest.release,
         "signed": bundle.signed,
         "model": manifest.model.id,
-        "profile": bundle.profile.name,
+        "profile": profile.name,
+        "trade_off": profile.trade_off,
+        "provenance": {
+            name: {field: msgspec.to_builtins(one) for field, one in used.items()}
+            for name, used in costs.provenance(profile).items()
+        },
         "dataset": manifest.planning.dataset,
         "seed": manifest.planning.seed,
         "modes": [
@@ -34,6 +43,8 @@ def summary(bundle: Bundle) -> dict[str, Any]:
                 "nonzero_macs": mode.nonzero_macs,
                 "sparse": None if mode.sparse is None else msgspec.to_builtins(mode.sparse),
                 "source": mode.source,
+                "power_w": costs.power_w(mode.macs, profile),
+                "latency_ms": costs.latency_ms(mode.macs, profile),
                 "removed_units": {
                     layer.name: layer.units - len(mode.kept[layer.name])
                     for layer in bundle.table.layers
@@ -53,6 +64,8 @@ def summary(bundle: Bundle) -> dict[str, Any]:
                 "chunks": move.entry.chunks,
                 "blocks": list(move.entry.blocks),
                 "bytes_written": move.entry.bytes_written,
+                "cost": _cost(move.entry.cost),
+                "cost_back": _cost(move.entry.cost_back),
                 "functional_length": move.entry.functional_length,
                 "certificate": None if move.entry.certificate is None else msgspec.to_builtins(move.entry.certificate),
                 "waypoints": [
@@ -76,12 +89,15 @@ def summary(bundle: Bundle) -> dict[str, Any]:
                         "worst_accuracy_bound": one.worst_accuracy_bound,
                         "worst_divergence": one.worst_divergence,
                         "bytes_written": one.bytes_written,
+                        "cost": _cost(one.cost),
                         "functional_length": one.functional_length,
                         "fisher_length": lengths(one)[0],
                         "relaxed_fisher_length": lengths(one)[1],
                         "variation": None if one.variation is None else msgspec.to_builtins(one.variation),
                     }
-                    for one, on_front in zip(move.entry.candidates, front(move.entry.candidates), strict=True)
+                    for one, on_front in zip(
+                        move.entry.candidates, front(move.entry.candidates, profile.trade_off), strict=True
+                    )
                 ],
                 "skipped": list(move.entry.skipped),
                 "too_dear": list(move.entry.too_dear),
@@ -95,6 +111,10 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "epoch_equivalents": manifest.planning.epoch_equivalents,
         "seconds": manifest.planning.seconds,
     }
+
+
+def _cost(cost: CostEntry | None) -> dict[str, Any] | None:
+    return None if cost is None else msgspec.to_builtins(cost)
 
 
 def notes(manifest: Manifest) -> list[str]:
@@ -122,3 +142,69 @@ def _of_zeros(mode: ModeEntry, dense: ModeEntry) -> str:
         f"{words} Hardware that skips zeros would compute {mode.nonzero_macs / dense.macs:.1%} of {dense.name}'s "
         "multiply-accumulates."
     )
+
+
+TRADE_OFFS: Final[Mapping[str, str]] = {
+    "bytes": "the fewest bytes",
+    "seconds": "the fewest seconds",
+    "energy": "the least energy",
+    "wear": "the least wear of one row",
+    "accuracy": "the best worst state",
+}
+"""What the planner looks for among paths within the guard, by the profile's trade-off."""
+COLUMNS: Final = ("bytes", "increments", "time", "energy", "writes of a row", "wear there and back", "retries")
+_FIELDS: Final = ("bytes", "increments", "seconds", "joules", "cell_writes", "wear", "retries")
+_NAMES: Final[Mapping[str, str]] = {
+    **dict(zip(_FIELDS, COLUMNS, strict=True)), "transitions_left": "walks until worn out", "power_w": "power",
+    "latency_ms": "latency",
+}  # fmt: skip
+ASSUMED: Final = "*"
+"""Follows what rests on a figure that the profile says is assumed."""
+
+
+def cost_words(cost: CostEntry) -> tuple[str, ...]:
+    """A walk's cost in the order of ``COLUMNS``, with a mark on what rests on an assumed figure."""
+    again, left = cost.retries, cost.transitions_left
+    words = {
+        "bytes": f"{cost.bytes:,}",
+        "increments": f"{cost.increments:,}",
+        "seconds": _quantity(cost.seconds, "s"),
+        "joules": _quantity(cost.joules, "J"),
+        "cell_writes": f"{cost.cell_writes:,}",
+        "wear": "-" if cost.wear is None else f"{cost.wear:.2g} ({'no row' if left is None else f'{left:,} walks'})",
+        "retries": "-" if again is None else f"{again.bytes:,.0f} bytes, {_quantity(again.seconds, 's')}",
+    }
+    return tuple(words[name] + (ASSUMED if name in cost.assumed else "") for name in _FIELDS)
+
+
+def mode_words(macs: int, profile: Profile) -> tuple[str, str]:
+    """Watts and milliseconds that the profile predicts of a mode, marked likewise."""
+    marks = {name: _assumed(used) for name, used in costs.provenance(profile).items()}
+    watts, latency = costs.power_w(macs, profile), costs.latency_ms(macs, profile)
+    return (
+        _quantity(watts, "W") + (ASSUMED if watts is not None and marks.get("power_w") else ""),
+        "-" if latency is None else f"{latency:.3g} ms" + (ASSUMED if marks.get("latency_ms") else ""),
+    )
+
+
+def origins(profile: Profile) -> list[str]:
+    """One line for each prediction: the profile's figures that it rests on, and where they come from."""
+    return [
+        f"{_NAMES[name]}{ASSUMED if _assumed(used) else ''}: "
+        + "; ".join(f"{field} {one.provenance}: {one.source}" for field, one in used.items())
+        for name, used in costs.provenance(profile).items()
+    ]
+
+
+def _assumed(used: Mapping[str, Origin]) -> bool:
+    return any(one.provenance == "assumed" for one in used.values())
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    """A value with three digits and a prefix."""
+    if value is None:
+        return "-"
+    for factor, prefix in ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")):
+        if value >= factor:
+            return f"{value / factor:,.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"

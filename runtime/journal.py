@@ -72,7 +72,12 @@ class Counters(_Entry, frozen=True, kw_only=True):
     increments: Count = 0
     bytes_written: Count = 0
     row_writes: dict[str, Count] = {}
-    """Rows written, by layer: what wears."""
+    """Rows written, by layer, retries included: what wears."""
+    retries: Count = 0
+    """Rows that read back wrong and were written again; their bytes are in ``bytes_written``."""
+    cell_writes: Count = 0
+    """Writes of the row that was written most. Rows are told apart since the device opened, and the maxima of one
+    opening after another are added, so that it is never too few."""
 
 
 class Standing(_Entry, frozen=True, kw_only=True):

@@ -122,6 +122,38 @@ class WaypointEntry(_Record, frozen=True, kw_only=True):
     """Bytes written since the start of this transition."""
 
 
+class RetryEntry(_Record, frozen=True, kw_only=True):
+    """What checked writes are expected to add to a walk, by the mean of the profile: rows that are written again."""
+
+    rows: NonNegative
+    bytes: NonNegative
+    seconds: NonNegative
+    joules: NonNegative | None
+    """Null where the profile does not say what a byte costs."""
+
+
+class CostEntry(_Record, frozen=True, kw_only=True):
+    """What one walk costs on the plan's device, predicted from its profile; see ``runtime.costs``."""
+
+    bytes: Count
+    """Of all increments, every row rounded up to the device's smallest write."""
+    increments: Count
+    seconds: NonNegative
+    """At the profile's pace, from the first write to the last, without retries and without answers in between."""
+    joules: NonNegative | None
+    """Of the bytes; null where the profile does not say what one costs."""
+    cell_writes: Count
+    """Writes of the row that is written most."""
+    wear: NonNegative | None
+    """Share of that row's endurance that a walk there and back uses, retries included; null where it is not known."""
+    transitions_left: Count | None
+    """Walks, one way each, after which that row is worn out; null where it is not known, or where none is written."""
+    retries: RetryEntry | None = None
+    """Null where writes are not checked."""
+    assumed: tuple[str, ...] = ()
+    """Fields above that rest on a figure which the profile says is assumed."""
+
+
 class VariationEntry(_Record, frozen=True, kw_only=True):
     """What was varied about a candidate; the planner's documents say what each does."""
 
@@ -178,6 +210,8 @@ class CandidateEntry(_Record, frozen=True, kw_only=True):
     """Length over its measured states in the softmax Fisher metric."""
     variation: VariationEntry | None = None
     """What was varied about it; null where nothing could be."""
+    cost: CostEntry | None = None
+    """What it would cost on the plan's device; null in plans of before this was predicted."""
 
 
 class CertificateEntry(_Record, frozen=True, kw_only=True):
@@ -237,6 +271,10 @@ class TransitionEntry(_Record, frozen=True, kw_only=True):
     """What is proved of all its states; null if nothing was bounded."""
     landscape: str | None = None
     """File with its candidates' paths over the loss; null if none was drawn."""
+    cost: CostEntry | None = None
+    """What the walk costs on the plan's device; null in plans of before this was predicted."""
+    cost_back: CostEntry | None = None
+    """The same of the way back, whose increments may hold other rows together."""
 
 
 class PlanningEntry(_Record, frozen=True, kw_only=True):

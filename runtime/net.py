@@ -18,6 +18,7 @@ from runtime.bank import Bank, InPlaceBank, ShadowBank
 from runtime.bundle import Bundle
 from runtime.choice import choose
 from runtime.controller import Controller
+from runtime.costs import check_writes, wanted_policy
 from runtime.engine import CompactRunner, Engine, LiveRunner, Runner
 from runtime.errors import BundleError
 from runtime.fit import Policy, choose_policy
@@ -70,13 +71,15 @@ class DeployedPlan:
             state: Versions of all rows.
         """
         session = live_session(self.bundle, self._profile.threads)
+        verify = self._profile.writes.verify
+        most_writes = None if verify is None else verify.most_writes
         bank: Bank[Weights]
         if self.policy == "persistent":
             assert self.restorer is not None, "persistent memory is opened before a session"
-            bank = PersistentBank(self.restorer.stand(mode, state), session.bind)
+            bank = PersistentBank(self.restorer.stand(mode, state), session.bind, most_writes)
         else:
             make = InPlaceBank if self.policy == "in-place" else ShadowBank
-            bank = make(self.table, state, session.bind)
+            bank = make(self.table, state, session.bind, most_writes)
         return LiveRunner(session, bank)
 
     def compact(self, mode: str) -> CompactRunner:
@@ -163,7 +166,9 @@ class Net:
         self.why = ""
         self._settles = successor is None
         try:
-            self.policy = choose_policy(bundle, profile, policy)
+            origin = f"{bundle.path} on {profile.name}"
+            check_writes(bundle.table, profile, origin)
+            self.policy = choose_policy(bundle, profile, wanted_policy(profile, policy, origin))
             self._plan = DeployedPlan(bundle, profile, self.policy)
             migrate = migrate or successor is not None
             begin = start(bundle, self.policy, self._plan.route, home, migrate=migrate, mode=successor)

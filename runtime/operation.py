@@ -34,9 +34,12 @@ class Result:
         mode: Mode the network is in now; retargeted or failed, the one it left, though weights may stand on the way.
         reason: Why it ended so, in words; empty when it committed, or was cancelled without further trouble.
         seconds: Duration.
-        bytes_written: Bytes of the path's increments, there and back; a second copy (policy shadow) and what is built
-            anew from the bundle are not counted.
+        bytes_written: Bytes of the path's increments, there and back, every row rounded up to the device's smallest
+            write; retries, a second copy (policy shadow) and what is built anew from the bundle are not counted.
         longest_stall_ms: Longest time that an increment kept callers out; 0 where it never does (policy shadow).
+        retries: Rows that read back wrong and were written again, one for each time; 0 where writes are not checked.
+        bytes_retried: Bytes of these.
+        pauses: Declared pauses that increments were written in; 0 on a device that needs none.
     """
 
     outcome: Outcome
@@ -45,6 +48,9 @@ class Result:
     seconds: float
     bytes_written: int
     longest_stall_ms: float
+    retries: int = 0
+    bytes_retried: int = 0
+    pauses: int = 0
 
 
 class Operation:

@@ -1,13 +1,13 @@
-"""Pictures of the paths that a plan was chosen from: bytes against the worst state, and paths over the loss."""
+"""Pictures of the paths that a plan was chosen from: costs against the worst state, and paths over the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from runtime.candidates import front
+from runtime.candidates import front, price
 from runtime.canvas import (
     Axes,
     Figure,
@@ -21,10 +21,19 @@ from runtime.canvas import (
     pen_of,
     png,
 )
+from runtime.costs import TradeOff
 from runtime.landscape import Landscape, LandscapePath
 from runtime.manifest import CandidateEntry, TransitionEntry
 
 COLUMNS: Final = 2
+SCALES: Final[Mapping[TradeOff, tuple[float, str]]] = {
+    "bytes": (1e-3, "kB written"),
+    "accuracy": (1e-3, "kB written"),
+    "seconds": (1.0, "seconds"),
+    "energy": (1e3, "mJ"),
+    "wear": (1e6, "wear there and back, millionths"),
+}
+"""What costs are multiplied with on their axis, and what that is called."""
 LEVELS: Final = 14
 LEAST: Final = 1.0
 """Percentage points that an axis shows at least: less would make chance look like a difference."""
@@ -32,14 +41,15 @@ THICK: Final = 3.2
 THIN: Final = 1.7
 
 
-def candidates(look: Look, moves: Sequence[TransitionEntry]) -> bytes:
-    """Bytes written against the worst state, one panel a transition; the front joined, the chosen path ringed."""
+def candidates(look: Look, moves: Sequence[TransitionEntry], trade_off: TradeOff = "bytes") -> bytes:
+    """Cost against the worst state, one panel a transition; the front joined, the chosen path ringed."""
+    scale, words = SCALES[trade_off]
     figure, axes = panels(look, len(moves), 2.6 if look.narrow else 2.9, COLUMNS)
     strategies: dict[str, None] = {}
     for axis, move in zip(axes, moves, strict=True):
-        _scatter(axis, look, move.candidates)
+        _scatter(axis, look, move.candidates, trade_off, scale)
         frame(axis, look, f"{move.from_} → {move.to}")
-        axis.set_xlabel("kB written", **look.words)
+        axis.set_xlabel(words, **look.words)
         axis.grid(color=look.faint, linewidth=0.7)
         strategies |= dict.fromkeys(one.strategy for one in move.candidates)
     axes[0].set_ylabel("worst state, %", **look.words)
@@ -51,25 +61,26 @@ def candidates(look: Look, moves: Sequence[TransitionEntry]) -> bytes:
     return png(figure, look)
 
 
-def _scatter(axis: Axes, look: Look, found: Sequence[CandidateEntry]) -> None:
+def _scatter(axis: Axes, look: Look, found: Sequence[CandidateEntry], trade_off: TradeOff, scale: float) -> None:
     """Feasible candidates filled, others hollow and faint."""
-    for one in found:
+    costs = [scale * price(one, trade_off) for one in found]
+    for one, cost in zip(found, costs, strict=True):
         pen = pen_of(one.strategy)
-        place = one.bytes_written / 1e3, 100 * one.worst_accuracy
+        place = cost, 100 * one.worst_accuracy
         fill = pen.color(look) if one.feasible else "none"
         style: dict[str, Any] = {"color": pen.color(look), "markerfacecolor": fill, "zorder": 4}
         axis.plot(*place, pen.marker, markersize=7, alpha=0.9 if one.feasible else 0.5, **style)
         if one.chosen:
             axis.plot(*place, "o", color=look.ink, markerfacecolor="none", markersize=15, markeredgewidth=1.6)
-    best = sorted((one.bytes_written / 1e3, 100 * one.worst_accuracy) for one, on in
-                  zip(found, front(found), strict=True) if on)  # fmt: skip
+    best = sorted((cost, 100 * one.worst_accuracy) for one, cost, on in
+                  zip(found, costs, front(found, trade_off), strict=True) if on)  # fmt: skip
     if best:
-        # From the last of them on, whatever writes more is no better.
-        most = max(one.bytes_written / 1e3 for one in found)
-        xs, ys = zip(*best, (most, best[-1][1]), strict=True)
+        # From the last of them on, whatever costs more is no better.
+        xs, ys = zip(*best, (max(costs), best[-1][1]), strict=True)
         axis.step(xs, ys, where="post", color=look.ink, linewidth=1, dashes=(2, 2), zorder=3)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(FixedLocator(_apart([one.bytes_written / 1e3 for one in found])))
+    if min(costs) > 0:
+        axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator(_apart(costs)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:.2g}"))
     axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -8,16 +8,18 @@ an increment is announced before its first row is written.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 import numpy as np
 
+from runtime.bank import Retries
 from runtime.chunks import ChunkList
 from runtime.errors import JournalError
 from runtime.journal import Counters, Journal, Standing, WalkEntry, WalkPhase
 from runtime.retarget import Way
+from runtime.rows import Ints
 from runtime.weight_memory import WeightMemory
 
 CHECKPOINTS_PER_MINUTE: Final = 12
@@ -59,6 +61,10 @@ class Recorder:
         self._interval_s = 60.0 / checkpoints_per_minute
         self._clock = clock
         self._recorded_s = clock()
+        self._cells: dict[str, Ints] = {}
+        """Writes of each row since this began, by layer."""
+        self._most = 0
+        """Writes of the row that was written most since then."""
 
     @property
     def exact(self) -> bool:
@@ -108,13 +114,20 @@ class Recorder:
         if self.exact:
             self._write(self._at(intended=end))
 
-    def wrote(self, chunks: ChunkList, begin: int, end: int, size: int) -> None:
-        """Chunks ``begin`` to ``end`` (exclusive) of ``size`` bytes are written."""
-        rows = np.bincount(chunks.layer[begin:end], minlength=len(chunks.layers))
-        written = {name: int(count) for name, count in zip(chunks.layers, rows, strict=True) if count}
-        self.standing = msgspec.structs.replace(
-            self._at(position=end, intended=end), counters=_counted(self.standing.counters, written, size, increments=1)
-        )
+    def wrote(
+        self, chunks: ChunkList, begin: int, end: int, size: int, retries: Retries = (), retried: int = 0
+    ) -> None:
+        """Chunks ``begin`` to ``end`` (exclusive) of ``size`` bytes are written, and what of it was written again."""
+        layers, rows = chunks.layer[begin:end], chunks.row[begin:end]
+        parts = [(chunks.layers[index], rows[layers == index]) for index in np.unique(layers)]
+        written: dict[str, int] = {}
+        for name, own in [*parts, *retries]:
+            written[name] = written.get(name, 0) + len(own)
+        wear = self._wear([*parts, *retries])
+        counters = _counted(self.standing.counters, written, wear, size + retried, increments=1)
+        again = sum(len(own) for _, own in retries)
+        counters = msgspec.structs.replace(counters, retries=counters.retries + again)
+        self.standing = msgspec.structs.replace(self._at(position=end, intended=end), counters=counters)
         if not self.exact and self._clock() - self._recorded_s >= self._interval_s:
             self._try(self.standing)
 
@@ -137,7 +150,7 @@ class Recorder:
 
     def restored(self, rows: Mapping[str, int], size: int) -> None:
         """Rows that were rewritten, by layer, and their bytes."""
-        counters = _counted(self.standing.counters, rows, size)
+        counters = _counted(self.standing.counters, rows, bool(rows), size)
         self.standing = msgspec.structs.replace(self.standing, restoring=False, counters=counters)
 
     def rested(self, mode: str, release: int | None = None) -> None:
@@ -156,6 +169,19 @@ class Recorder:
             release = max(release, standing.release)
             standing = msgspec.structs.replace(standing, release=release, counters=counters)
         self._write(standing)
+
+    def _wear(self, written: Iterable[tuple[str, Ints]]) -> int:
+        """Count writes of rows by layer; by how many the most of any one row rose."""
+        before = self._most
+        for name, rows in written:
+            counts = np.bincount(rows).astype(np.int32)
+            cells = self._cells.get(name, np.zeros(0, np.int32))
+            if len(cells) < len(counts):
+                cells = np.concatenate([cells, np.zeros(len(counts) - len(cells), np.int32)])
+            cells[: len(counts)] += counts
+            self._cells[name] = cells
+            self._most = max(self._most, int(cells[rows].max(initial=0)))
+        return self._most - before
 
     def _at(
         self, *, position: int | None = None, intended: int | None = None, phase: WalkPhase | None = None
@@ -191,12 +217,13 @@ class Recorder:
             self._recorded_s = self._clock()
 
 
-def _counted(counters: Counters, rows: Mapping[str, int], size: int, increments: int = 0) -> Counters:
-    """Counters after some rows were written."""
+def _counted(counters: Counters, rows: Mapping[str, int], wear: int, size: int, increments: int = 0) -> Counters:
+    """Counters after some rows were written, and the writes of the most written row rose by ``wear``."""
     names = {**counters.row_writes, **rows}
     return msgspec.structs.replace(
         counters,
         increments=counters.increments + increments,
         bytes_written=counters.bytes_written + size,
         row_writes={name: counters.row_writes.get(name, 0) + rows.get(name, 0) for name in names},
+        cell_writes=counters.cell_writes + wear,
     )

@@ -7,6 +7,7 @@ import importlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,7 +16,7 @@ from device_profiles.errors import GeoshiftError
 from runtime.bundle import Bundle
 from runtime.candidates import front, lengths
 from runtime.findings import TELLING, Findings, decimals, percent, proved, ranked, reason
-from runtime.inspection import notes
+from runtime.inspection import ASSUMED, COLUMNS, TRADE_OFFS, cost_words, mode_words, notes, origins
 from runtime.manifest import Manifest, ModeEntry, TransitionEntry
 from runtime.simulator import Simulation
 
@@ -96,7 +97,7 @@ def write_report(output: Path, bundle: Bundle, simulation: Simulation) -> Path:
         "strategies": lambda look: plots.strategies(look, simulation),
     }
     if walked := [move for move in manifest.transitions if move.candidates]:
-        drawings["candidates"] = lambda look: path_plots.candidates(look, walked)
+        drawings["candidates"] = lambda look: path_plots.candidates(look, walked, bundle.profile.trade_off)
     if drawn := [(move.entry, move.landscape) for move in bundle.transitions if move.landscape is not None]:
         drawings["landscapes"] = lambda look: path_plots.landscapes(look, drawn)
     looks = {
@@ -149,12 +150,20 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
         stops=_stops(manifest),
         removed=_removed,
         notes=notes(manifest),
-        reason=reason,
+        reason=partial(reason, trade_off=bundle.profile.trade_off),
         proved=proved,
         telling=TELLING,
         cheapest=min(manifest.modes, key=lambda mode: mode.macs),
         bound=_bound,
-        front=front,
+        front=partial(front, trade_off=bundle.profile.trade_off),
+        trade_off=bundle.profile.trade_off,
+        trade_off_words=TRADE_OFFS[bundle.profile.trade_off],
+        front_words="bytes" if bundle.profile.trade_off == "accuracy" else bundle.profile.trade_off,
+        cost_columns=COLUMNS,
+        cost_words=cost_words,
+        assumed=ASSUMED,
+        origins=origins(bundle.profile),
+        mode_words={mode.name: mode_words(mode.macs, bundle.profile) for mode in manifest.modes},
         lengths=lengths,
         landscapes=[(move.entry, move.landscape) for move in bundle.transitions if move.landscape is not None],
         worst_words=", ".join(f"{name} {percent(one.min_accuracy, simulation.samples)}" for name, one in order),

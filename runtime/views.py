@@ -221,6 +221,9 @@ class Status(_View, frozen=True, kw_only=True):
     counters: Counters
     push: str | None = None
     """Id of the bundle that is being pushed; null if none is."""
+    endurance_left: float | None = None
+    """Share of the writes that the most written row stands, by the profile, and that are left; null where the profile
+    knows no endurance."""
 
 
 class Event(_View, frozen=True, kw_only=True):

@@ -24,6 +24,11 @@ class Walk:
     live: LiveRunner | None = None
     """What is written to; None before the first write of a walk that begins at a mode."""
     written: int = 0
+    retries: int = 0
+    """Rows that were written again."""
+    retried: int = 0
+    """Bytes of these."""
+    pauses: int = 0
     begun: float = field(default_factory=time.monotonic)
     reason: str = ""
     behind: float = 0.0
@@ -49,6 +54,11 @@ class Walk:
         done = self.way.share(position)
         self.operation.advance(self.behind * (1.0 - done) if back else done)
 
+    def wrote_again(self, rows: int, size: int) -> None:
+        """So many rows, of so many bytes, took another write."""
+        self.retries += rows
+        self.retried += size
+
     def result(self, outcome: Outcome, mode: str, longest_stall_s: float) -> Result:
         """The final word on the present operation."""
         return Result(
@@ -58,10 +68,14 @@ class Walk:
             seconds=time.monotonic() - self.begun,
             bytes_written=self.written,
             longest_stall_ms=longest_stall_s * 1e3,
+            retries=self.retries,
+            bytes_retried=self.retried,
+            pauses=self.pauses,
         )
 
     def succeed(self, operation: Operation, mode: str, longest_stall_s: float) -> None:
         """End the present operation as retargeted and go on as another one's walk."""
         before, word = self.operation, self.result(Outcome.RETARGETED, mode, longest_stall_s)
         self.operation, self.written, self.begun, self.behind = operation, 0, time.monotonic(), 0.0
+        self.retries = self.retried = self.pauses = 0
         before.finish(word)

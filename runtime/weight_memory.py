@@ -21,7 +21,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 import numpy as np
 
-from runtime.bank import Increment
+from runtime.bank import Increment, Retries, put
 from runtime.chunks import ChunkList
 from runtime.errors import JournalError, StateError
 from runtime.files import Files
@@ -130,6 +130,12 @@ class WeightMemory:
                 if bias is not None:
                     self._files.store(bias[row : row + 1], value[layer.columns :])
 
+    def read(self, name: str, rows: Ints) -> Floats:
+        """Rows of a layer as they stand, fresh, weights first and the bias last, shape [R, width]."""
+        layer = self._table.layer(name)
+        weights = self.tensors[layer.weight].reshape(layer.units, -1)[rows]
+        return weights if layer.bias is None else np.column_stack([weights, self.tensors[layer.bias][rows]])
+
     def _soil(self, name: str, rows: Ints, row_bytes: int) -> None:
         """These rows of a tensor are to be flushed; before they are written, lest a failure leave them out."""
         place = self._places[name]
@@ -201,12 +207,16 @@ class PersistentBank(Generic[W]):
     Args:
         memory: The memory; it must stand on the state to begin with.
         bind: Turns named tensors into what readers get; it must alias them, not copy.
+        most_writes: Writes of a row before it counts as broken, where writes are checked; None where they are not.
     """
 
     exclusive = True
 
-    def __init__(self, memory: WeightMemory, bind: Callable[[Mapping[str, Floats]], W]) -> None:
+    def __init__(
+        self, memory: WeightMemory, bind: Callable[[Mapping[str, Floats]], W], most_writes: int | None = None
+    ) -> None:
         self._memory = memory
+        self._most_writes = most_writes
         self._tensors = memory.tensors
         self._bound = bind(memory.tensors)
 
@@ -215,9 +225,12 @@ class PersistentBank(Generic[W]):
         """Weights as they stand; the caller must have its turn."""
         yield self._bound
 
-    def write(self, increment: Increment) -> None:
+    def write(self, increment: Increment) -> Retries:
         """Copy the rows; the caller must have its turn, and the journal must have been told."""
-        self._memory.write(increment)
+        return put(increment, self._store, self._memory.read, self._most_writes)
+
+    def _store(self, name: str, rows: Ints, values: Floats) -> None:
+        self._memory.write(Increment(((name, rows, values),)))
 
     @property
     def weight_bytes(self) -> int:

@@ -1,14 +1,27 @@
 """The choice among candidates, and how candidates from several compilations share one table."""
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load
 from scipy.optimize import minimize_scalar
 
+from device_profiles import loader
 from planner.adopt import adopt, alternative_file
-from planner.candidates import Candidate, NoSafePath, choose, drop_bound, functional_length
+from planner.candidates import (
+    Candidate,
+    NoSafePath,
+    UnknownCost,
+    check_trade_off,
+    choose,
+    drop_bound,
+    functional_length,
+)
 from runtime import strategies
 from runtime.evaluation import Answers
+from runtime.manifest import CostEntry
 from runtime.rows import ZERO, same_state
 from tests.runtime.plans import table
 
@@ -139,3 +152,49 @@ def test_an_alternative_goes_on_from_the_final_table():
     other = extended.tensors(chunks.state_at(start, middle))
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)
     assert same_state(chunks.state_at(start, len(chunks)), end)
+
+
+def priced(name, lost, written, *, seconds=1.0, joules=1.0, wear=1e-6):
+    cost = CostEntry(
+        bytes=written, increments=1, seconds=seconds, joules=joules, cell_writes=1, wear=wear, transitions_left=9
+    )
+    return replace(candidate(name, lost, written), cost=cost)
+
+
+def test_the_cost_that_the_profile_names_is_minimised():
+    found = [
+        priced("few bytes", 3, 100, seconds=9, joules=3e-6, wear=3e-6),
+        priced("fast", 3, 300, seconds=1, joules=2e-6, wear=2e-6),
+        priced("thrifty", 3, 400, seconds=5, joules=1e-6, wear=9e-6),
+        priced("gentle", 3, 500, seconds=6, joules=8e-6, wear=1e-6),
+        priced("accurate", 1, 900, seconds=8, joules=9e-6, wear=8e-6),
+        priced("not feasible", 60, 1, seconds=0.1, joules=0, wear=0),
+    ]
+    wanted = {"bytes": "few bytes", "seconds": "fast", "energy": "thrifty", "wear": "gentle", "accuracy": "accurate"}
+    for trade_off, name in wanted.items():
+        choice = choose(found, DENSE, 0.02, "", trade_off=trade_off)
+        assert (choice.chosen.name, choice.trade_off) == (name, trade_off)
+    assert choose(found, DENSE, 0.02, "").chosen.name == "few bytes"
+
+
+def test_a_dearer_path_earns_whatever_the_trade_off_counts():
+    cheap, better = priced("ordered", 10, 1000, seconds=1), priced("ramp", 0, 100, seconds=2)
+    assert choose([cheap, better], DENSE, 0.03, "", trade_off="seconds").chosen is better
+    worse = priced("ramp", 9, 100, seconds=2)
+    assert choose([cheap, worse], DENSE, 0.03, "", trade_off="seconds").chosen is cheap
+
+
+def test_equals_in_cost_and_worst_state_are_told_apart_by_bytes():
+    found = [priced("long", 3, 300), priced("short", 3, 200)]
+    for trade_off in ("seconds", "energy", "wear", "accuracy"):
+        assert choose(found, DENSE, 0.02, "", trade_off=trade_off).chosen.name == "short"
+
+
+def test_a_trade_off_without_figures_is_refused_with_what_to_add():
+    plain = loader.load("generic-x86")
+    for trade_off, field in (("energy", "energy.joules_per_byte_written"), ("wear", "writes.endurance_writes")):
+        asked = msgspec.structs.replace(plain, trade_off=trade_off, energy=None)
+        with pytest.raises(UnknownCost, match=rf"trade_off: found '{trade_off}' without {field}.*add it"):
+            check_trade_off(asked)
+    for trade_off in ("bytes", "seconds", "accuracy"):  # the pace, which every profile has, is enough for seconds
+        check_trade_off(msgspec.structs.replace(plain, trade_off=trade_off))

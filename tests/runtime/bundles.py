@@ -13,6 +13,7 @@ from runtime import bundle as bundles
 from runtime import strategies
 from runtime.bundle import BASE, CANARY, EVALUATION, GRAPH, MODES, ROWS
 from runtime.chunks import ChunkList
+from runtime.costs import predict
 from runtime.landscape import Landscape, LandscapePath, LandscapePoint, encode
 from runtime.manifest import (
     CandidateEntry,
@@ -175,6 +176,7 @@ def content(device: Profile | None = None, seed: int = 0) -> tuple[Manifest, dic
                 bytes_written=path.total_bytes(table), functional_length=0.0,
                 min_accuracy=min(point.accuracy for point in waypoints), worst_drop_points=0.0, torn_states=0,
                 waypoints=tuple(waypoints), candidates=candidates, landscape=landscape,
+                cost=predict(table, path, device), cost_back=predict(table, path.reversed(), device),
             )
         )  # fmt: skip
     manifest = Manifest(

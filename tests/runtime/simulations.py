@@ -10,11 +10,13 @@ from runtime.bundle import Bundle
 from runtime.landscape import Landscape, LandscapePath, LandscapePoint
 from runtime.manifest import (
     CandidateEntry,
+    CostEntry,
     LayerEntry,
     Manifest,
     ModeEntry,
     ModelEntry,
     PlanningEntry,
+    RetryEntry,
     TransitionEntry,
 )
 from runtime.simulator import STRATEGIES, Simulation, StatePoint, StrategyResult
@@ -71,12 +73,18 @@ def candidate(name: str, written: int, worst: float, *, feasible: bool = True, c
     )  # fmt: skip
 
 
+COST = CostEntry(
+    bytes=41_216, increments=21, seconds=0.25, joules=0.0042, cell_writes=1, wear=2e-5, transitions_left=100_000,
+    retries=RetryEntry(rows=40.0, bytes=20_608.0, seconds=0.125, joules=0.0021), assumed=("joules", "retries"),
+)  # fmt: skip
+
+
 def move(begin: str, end: str, *candidates: CandidateEntry) -> TransitionEntry:
     chosen = next((one.strategy for one in candidates if one.chosen), "ordered")
     return TransitionEntry(
         from_=begin, to=end, strategy=chosen, path=f"paths/{begin}-{end}.safetensors", alternatives={}, chunks=4,
         bytes_written=40_000, functional_length=2.4, min_accuracy=0.964, worst_drop_points=0.6, torn_states=20,
-        waypoints=(), candidates=candidates,
+        waypoints=(), candidates=candidates, cost=COST, cost_back=COST,
     )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """The Pareto front of a transition's candidates."""
 
+import msgspec
+
 from runtime.candidates import front, lengths
-from runtime.manifest import SearchEntry
+from runtime.manifest import CostEntry, SearchEntry
 from tests.runtime.simulations import candidate
 
 
@@ -28,8 +30,6 @@ def test_without_feasible_ones_it_is_empty():
 
 
 def test_relaxed_length_is_known_for_what_was_relaxed():
-    import msgspec
-
     def searched(energy):
         return SearchEntry(
             status="X", unsolved=0, steps=1, inserted=0, energy_before=energy, energy_after=energy, forward_passes=1,
@@ -40,3 +40,18 @@ def test_relaxed_length_is_known_for_what_was_relaxed():
     assert lengths(one) == (None, None)
     assert lengths(msgspec.structs.replace(one, fisher_length=0.5, search=searched(1.0))) == (0.5, 0.25)
     assert lengths(msgspec.structs.replace(one, fisher_length=0.5, search=searched(None))) == (0.5, None)
+
+
+def test_the_front_is_of_the_cost_that_the_profile_names():
+    def costing(one, seconds):
+        cost = CostEntry(
+            bytes=one.bytes_written, increments=1, seconds=seconds, joules=None, cell_writes=1, wear=None,
+            transitions_left=None,
+        )  # fmt: skip
+        return msgspec.structs.replace(one, cost=cost)
+
+    found = [costing(candidate("ordered", 100, 0.95), 9.0), costing(candidate("ramp 4", 300, 0.95), 1.0)]
+    assert front(found) == front(found, "accuracy") == (True, False)
+    assert front(found, "seconds") == (False, True)
+    # A plan of before costs were predicted knows bytes.
+    assert front([candidate("ordered", 100, 0.95), candidate("ramp 4", 300, 0.95)], "seconds") == (True, False)

@@ -66,14 +66,20 @@ def test_the_last_record_is_the_truth(tmp_path, count):
 
 def test_the_format_is_as_its_file_says(tmp_path):
     """The golden bytes: a version that reads them otherwise must say so."""
-    text = (
+    before = (
         b'{"bundle":"' + b"ab" * 32 + b'","release":7,"mode":"C1","walk":{"target":"C2","at":"C1","legs":[["C1","C2"]],'
         b'"start":0,"position":3,"intended":5,"phase":"walking"},"persistent":true,"restoring":false,"counters":'
-        b'{"transitions":2,"increments":9,"bytes_written":4096,"row_writes":{"conv1":3,"conv2":12}}}'
+        b'{"transitions":2,"increments":9,"bytes_written":4096,"row_writes":{"conv1":3,"conv2":12}'
     )
+    text = before + b',"retries":0,"cell_writes":0}}'
     size = len(text).to_bytes(4, "little")
     Journal(tmp_path, Files()).write(STANDING)
     assert (tmp_path / NAME).read_bytes() == MAGIC + size + zlib.crc32(size + text).to_bytes(4, "little") + text
+    # Records of before retries and wear were counted.
+    text = before + b"}}"
+    size = len(text).to_bytes(4, "little")
+    (tmp_path / NAME).write_bytes(MAGIC + size + zlib.crc32(size + text).to_bytes(4, "little") + text)
+    assert Journal(tmp_path, Files()).standing == STANDING
 
 
 def test_the_file_stays_small_and_nothing_else_is_left(tmp_path):

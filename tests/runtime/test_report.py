@@ -71,6 +71,14 @@ def test_page_is_accessible(written):
     assert any(found.get("name") == "viewport" for _, found in page.tags)
 
 
+def test_page_says_what_a_walk_costs_and_which_trade_off_was_named(written):
+    words = " ".join(" ".join(Page(written.read_text()).words).split())
+    assert "What a walk costs Predicted for raspberry-pi-5 from its profile" in words
+    assert words.count("41,216 21 250 ms 4.2 mJ* 1 2e-05 (100,000 walks) 20,608 bytes, 125 ms*") == 4
+    assert "the one of the fewest bytes, which is what the profile asks for ( trade_off: bytes )" in words
+    assert "What these figures rest on ( * marks what rests on an assumed one)" in words
+
+
 def test_page_names_modes_strategies_and_words(written):
     words = " ".join(" ".join(Page(written.read_text()).words).split())
     plan = ("C1 → C2", "8 of 16 in conv1", HOSTILE, "DigitsCNN <b>", "1 of 2 paths that were walked are feasible")

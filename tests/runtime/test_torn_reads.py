@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from device_profiles.schema import Writes
-from runtime.bank import InPlaceBank, ShadowBank
+from runtime.bank import InPlaceBank, ShadowBank, increments
 from runtime.bundle import read
 from runtime.chunks import ChunkList
-from runtime.controller import Controller, increments
+from runtime.controller import Controller
 from runtime.engine import Engine, LiveRunner
 from runtime.evaluation import Evaluator
 from runtime.graphs import live_session
