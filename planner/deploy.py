@@ -18,7 +18,7 @@ from planner.export import export_compact, export_live
 from planner.network import Network
 from planner.progress import Progress
 from planner.row_pool import RowPool
-from runtime.grid import Grid
+from runtime.grid import FLOAT32, Grid
 from runtime.rows import Floats, MovedLayer, RowTable, Source, State
 from runtime.session import Session
 
@@ -54,16 +54,16 @@ def kept_units(network: Network, end: EndPoint) -> dict[str, tuple[int, ...]]:
 
 
 def row_table(
-    network: Network, ends: Mapping[str, EndPoint], grid: Grid | None = None
+    network: Network, ends: Mapping[str, EndPoint], grid: Grid = FLOAT32
 ) -> tuple[RowTable, dict[str, State]]:
     """Row versions that the configurations need, and each configuration's state.
 
     Args:
         network: The dense network.
         ends: Mode name to configuration.
-        grid: How the device stores a row; as float32 if None.
+        grid: How the device stores a row; as float32 by default.
     """
-    pool = RowPool(_moved_layers(network, ends, grid or Grid()), _arrays(network.module.state_dict()))
+    pool = RowPool(_moved_layers(network, ends, grid), _arrays(network.module.state_dict()))
     states = {name: pool.add(_arrays(end.tensors), end.removed) for name, end in ends.items()}
     return pool.table(), states
 

@@ -115,7 +115,7 @@ def put_on_grid(
         if grid.coded:
             scales[layer.name] = own_scales[: grid.scales_of(layer.units)].copy()
         new = {mode: torch.zeros_like(row_matrix(layer, ends[mode].tensors)).float() for mode in ends}
-        for version, (part, bias), rows in zip(versions, parts, rounded.rows, strict=True):
+        for version, (_, bias), rows in zip(versions, parts, rounded.rows, strict=True):
             held = _held(rows, own_scales[list(version.units)], grid)
             if layer.bias is not None:
                 found = version.rows[:, -1] if rounding is not None else bias(torch.from_numpy(held).double())
@@ -168,7 +168,7 @@ def _statistics(
     cost: CostMeter,
 ) -> dict[str, Statistics]:
     """Moments of what a layer reads in each mode with the layers before it on the grid; equal modes are asked once."""
-    before = [other for other in network.layers[: network.layers.index(layer)]]
+    before = network.layers[: network.layers.index(layer)]
     names = [name for one in (*before, layer) for name in (one.weight, one.bias) if name is not None]
     found: dict[str, Statistics] = {}
     for mode, end in ends.items():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from device_profiles.hardware import Weights
 
 BIAS_UNIT: Final = 2.0**-8
-"""Of an ``int32`` bias, in scales of its row: what a weight of code 1 adds for an input of 1/256, 8 bits' last place."""
+"""Of an ``int32`` bias, in scales of its row: what code 1 adds for an input of 1/256, the last place of 8 bits."""
 BIAS_BYTES: Final = 4
 LARGEST_BIAS_CODE: Final = 2**24
 """Up to here float32 has every integer."""
@@ -66,7 +66,7 @@ class Grid:
     def largest_code(self) -> int:
         """Codes go from minus this to this."""
         assert self.bits is not None
-        return 2 ** (self.bits - 1) - 1 if self.sign == "signed" else 2**self.bits - 1
+        return (1 << (self.bits - 1)) - 1 if self.sign == "signed" else (1 << self.bits) - 1
 
     @property
     def weight_bits(self) -> int:
@@ -88,6 +88,10 @@ class Grid:
         if self.format != "int":
             return self.format
         return f"{self.bits} bits ({self.sign}) and one scale a {self.scale}"
+
+
+FLOAT32: Final = Grid()
+"""What the planner and this runtime compute with."""
 
 
 def values(codes: NDArray[np.integer] | NDArray[np.floating], scales: Floats) -> Floats:
@@ -141,7 +145,8 @@ def _off(found: Floats, scales: Floats, largest: int) -> NDArray[np.bool_]:
     """Where numbers are no code times their row's scale."""
     codes = np.rint(found.astype(np.float64) / scales.astype(np.float64)[:, None])
     with np.errstate(over="ignore", invalid="ignore"):
-        return (np.abs(codes) > largest) | (codes.astype(np.float32) * scales[:, None] != found)
+        wrong: NDArray[np.bool_] = (np.abs(codes) > largest) | (codes.astype(np.float32) * scales[:, None] != found)
+    return wrong
 
 
 def _first(wrong: NDArray[np.bool_]) -> tuple[int, int] | None:

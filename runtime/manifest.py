@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from device_profiles.errors import describe
 from runtime.errors import BundleError
-from runtime.grid import Grid
+from runtime.grid import FLOAT32, Grid
 
 SCHEMA: Final = "geoshift.plan/1"
 MAX_MANIFEST_BYTES: Final = 16 << 20
@@ -308,7 +308,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     @property
     def stored(self) -> Grid:
         """What the device stores a weight as."""
-        return Grid() if self.grid is UNSET else self.grid.grid
+        return FLOAT32 if self.grid is UNSET else self.grid.grid
 
 
 def decode(raw: bytes, origin: str) -> Manifest:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import BundleError
-from runtime.grid import Grid
+from runtime.grid import FLOAT32, Grid
 
 BASE = 0
 """Version of a row as it stands in the dense network."""
@@ -67,7 +67,7 @@ class MovedLayer:
     reads: str | None
     columns_per_unit: int
     concatenated: tuple[Source, ...] = ()
-    grid: Grid = Grid()
+    grid: Grid = FLOAT32
 
     @property
     def sources(self) -> tuple[Source, ...]:
