@@ -1,9 +1,9 @@
 """LeNet-5 on MNIST walks C1 → C2 → C3 → C4 → C1 and back with every weight on a device's grid: how bad does it get?
 
-Weights are integer codes of 8, 4, 3 or 2 bits times one scale a row. On 8 and 4 bits a plan is made as ``geoshift plan``
-makes it, read back, and walked on all 10,000 test images, in whole and in torn states, both ways. The rivals, on the
-first 2,000 of these: 3 and 2 bits, and on every width rounding to the nearest value, with scales from the same search
-and the same float32 configurations. Plain rounding of C1 alone would be no rival: what counts is the worst state.
+Weights are integer codes of 8, 4, 3 or 2 bits times one scale a row. On 8 and 4 bits a plan is made as ``geoshift
+plan`` makes it, read back, and walked on all 10,000 test images, in whole and in torn states, both ways. The rivals, on
+the first 2,000 of these and in one ordered pass: 3 and 2 bits, and on every width rounding to the nearest value, with
+scales from the same search and from the same float32 configurations.
 """
 
 from __future__ import annotations
@@ -149,9 +149,7 @@ def _planned(
         make_plan(module, setting.model, dataset, device, Path(folder) / "plan", options=options)
         bundle = read(Path(folder) / "plan")
     paths = [move.chunks for move in bundle.transitions]
-    rows = check_values(
-        bundle.manifest, bundle.scales, bundle.tensors, bundle.table, bundle.states, paths, bundle.path
-    )
+    rows = check_values(bundle.manifest, bundle.scales, bundle.tensors, bundle.table, bundle.states, paths, bundle.path)
     starts = [bundle.states[move.ends[0]] for move in bundle.transitions]
     evaluator = Evaluator(Session(bundle.graph, bundle.constants, threads=1), test)
     walked = walk(evaluator, bundle.table, starts, paths, setting.waypoints, setting.torn, seed)
@@ -160,7 +158,9 @@ def _planned(
         "float_c1_accuracy": _float_accuracy(bundle.graph, bundle.table, bundle.constants, floats, test),
         "strategies": [move.entry.strategy for move in bundle.transitions],
         "rows_checked": rows,
-        "written_once": all(len({*zip(one.layer.tolist(), one.row.tolist(), strict=True)}) == len(one) for one in paths),
+        "written_once": all(
+            len({*zip(one.layer.tolist(), one.row.tolist(), strict=True)}) == len(one) for one in paths
+        ),
         "modes": _modes(evaluator, bundle.table, bundle.states),
         "planning_seconds": bundle.manifest.planning.seconds,
     }
@@ -267,7 +267,9 @@ def findings(per_seed: list[dict[str, Any]]) -> Findings:
         name: {
             "worst_below_float_c1_points": each(name, partial(below, reference="float_c1_accuracy")),
             "worst_below_own_c1_points": each(name, partial(below, reference="c1_accuracy")),
-            "c1_below_float_c1_points": each(name, lambda tour: 100 * (tour["float_c1_accuracy"] - tour["c1_accuracy"])),
+            "c1_below_float_c1_points": each(
+                name, lambda tour: 100 * (tour["float_c1_accuracy"] - tour["c1_accuracy"])
+            ),
             "bytes_written": each(name, lambda tour: tour["bytes_written"]),
         }
         for name in per_seed[0]["tours"]

@@ -97,7 +97,7 @@ def round_layer(parts: Sequence[Part], units: int, grid: Grid, *, rounding: Roun
         grid: The grid; not float32.
         rounding: How; by the metric if None, which then also lets values step and scales follow.
     """
-    by = rounding or compensated
+    by = rounding or by_metric
     if not grid.coded:
         ones = torch.ones(units, dtype=torch.float64)
         rows = [by(part, ones[list(part.units)], grid) for part in parts]
@@ -148,6 +148,12 @@ def compensated(part: Part, scales: Tensor, grid: Grid) -> Tensor:
     found = torch.empty_like(columns)
     found[order] = columns
     return found.T.contiguous()
+
+
+def by_metric(part: Part, scales: Tensor, grid: Grid) -> Tensor:
+    """Each row compensated, or to the nearest where that costs less, as it may where many weights have to be zero."""
+    made_up, plain = compensated(part, scales, grid), nearest(part, scales, grid)
+    return made_up.where((part.error(made_up) <= part.error(plain))[:, None], plain)
 
 
 def _stepped(part: Part, rows: Tensor, scales: Tensor, grid: Grid) -> Tensor:
