@@ -246,7 +246,8 @@ def walk(
 
 def below(tour: Mapping[str, Any], reference: str) -> float:
     """Points by which the worst state, whole or torn, lies below a reference of the same tour."""
-    return 100 * (float(tour[reference]) - min(tour["worst_whole_accuracy"], tour["worst_torn_accuracy"]))
+    worst = min(float(tour["worst_whole_accuracy"]), float(tour["worst_torn_accuracy"]))
+    return 100 * (float(tour[reference]) - worst)
 
 
 def findings(per_seed: list[dict[str, Any]]) -> Findings:

@@ -185,13 +185,13 @@ def strategies_of(bundle: Bundle) -> tuple[str, ...]:
 
 def _why_not(bundle: Bundle, name: str) -> str:
     """Why a strategy cannot be played on this plan; empty if it can."""
+    if name in ("linear", "ramp", "geodesic") and not bundle.manifest.stored.holds_all:
+        return f"its rows between the two ends are not on the device's grid, {bundle.manifest.stored}"
     if name == "geodesic" and not all(_has_geodesic(move) for move in bundle.transitions):
         return "a transition of this plan has none stored; plan with --every-candidate to keep them"
     others = [mode.name for mode in bundle.manifest.modes if mode.sparse is not None or mode.source is not None]
     if name == "plain" and others:
         return f"it switches units off and nothing more, which does not lead to {', '.join(others)}"
-    if name in ("linear", "ramp") and not bundle.manifest.stored.holds_all:
-        return f"its rows between the two ends are not on the device's grid, {bundle.manifest.stored}"
     return ""
 
 

@@ -170,8 +170,8 @@ def test_a_float32_bundle_says_nothing_of_a_grid(tmp_path):
 
 def test_strategies_that_leave_the_grid_are_not_played(sound):
     bundle = bundles.read(sound)
-    played = simulate(bundle, bundle.profile, names=("ordered", "linear", "ramp"), states=2, torn=0)
-    assert set(played.left_out) == {"linear", "ramp"}
+    played = simulate(bundle, bundle.profile, names=("ordered", "linear", "ramp", "geodesic"), states=2, torn=0)
+    assert set(played.left_out) == {"linear", "ramp", "geodesic"}
     assert "not on the device's grid" in played.left_out["linear"]
 
 
