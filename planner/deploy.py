@@ -18,6 +18,7 @@ from planner.export import export_compact, export_live
 from planner.network import Network
 from planner.progress import Progress
 from planner.row_pool import RowPool
+from runtime.grid import FLOAT32, Grid
 from runtime.rows import Floats, MovedLayer, RowTable, Source, State
 from runtime.session import Session
 
@@ -52,9 +53,17 @@ def kept_units(network: Network, end: EndPoint) -> dict[str, tuple[int, ...]]:
     return {layer.name: tuple(end.kept(layer)) for layer in network.layers if end.removed.get(layer.name)}
 
 
-def row_table(network: Network, ends: Mapping[str, EndPoint]) -> tuple[RowTable, dict[str, State]]:
-    """Row versions that the configurations need, and each configuration's state."""
-    pool = RowPool(_moved_layers(network, ends), _arrays(network.module.state_dict()))
+def row_table(
+    network: Network, ends: Mapping[str, EndPoint], grid: Grid = FLOAT32
+) -> tuple[RowTable, dict[str, State]]:
+    """Row versions that the configurations need, and each configuration's state.
+
+    Args:
+        network: The dense network.
+        ends: Mode name to configuration.
+        grid: How the device stores a row; as float32 by default.
+    """
+    pool = RowPool(_moved_layers(network, ends, grid), _arrays(network.module.state_dict()))
     states = {name: pool.add(_arrays(end.tensors), end.removed) for name, end in ends.items()}
     return pool.table(), states
 
@@ -96,7 +105,7 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Floats]:
     return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
 
-def _moved_layers(network: Network, ends: Mapping[str, EndPoint]) -> tuple[MovedLayer, ...]:
+def _moved_layers(network: Network, ends: Mapping[str, EndPoint], grid: Grid) -> tuple[MovedLayer, ...]:
     """Layers that lose units or make up for it in some mode, and those that are sparse or another network's."""
     touched = {name for end in ends.values() for name in (*end.removed, *end.refits, *end.sparse)}
     dense = network.module.state_dict()
@@ -118,6 +127,7 @@ def _moved_layers(network: Network, ends: Mapping[str, EndPoint]) -> tuple[Moved
             layer.reads,
             layer.columns_per_unit,
             tuple(Source(one.group, one.first, one.columns_per_unit) for one in layer.sources if layer.reads is None),
+            grid,
         )
         for layer in network.layers
         if layer.name in touched

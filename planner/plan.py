@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
+from safetensors.numpy import save as save_tensors
 from torch import nn
 
 from device_profiles import GeoshiftError, Profile
@@ -26,6 +28,7 @@ from planner.endpoint import EndPoint
 from planner.endpoint_search import EndPointSearch, Polish
 from planner.evidence import HeldOut, pick_canary
 from planner.executors import executor
+from planner.grid import put_on_grid
 from planner.modes import resolve
 from planner.network import Network, trace
 from planner.options import Options
@@ -43,10 +46,13 @@ from runtime import bundle_files
 from runtime.costs import check_writes, wanted_policy
 from runtime.evaluation import Evaluator
 from runtime.fit import check_operators, check_plan, check_rows, check_size
+from runtime.grid import Grid
+from runtime.grid_parts import SCALES
 from runtime.manifest import Manifest, PlanningEntry
 from runtime.onnx_file import read_operators
 from runtime.rows import State
 from runtime.samples import Samples
+from runtime.session import Session
 
 SMALL_NETWORK = 1_000_000
 """Weights below which PyTorch computes with one thread, see ``planner.threads``."""
@@ -163,7 +169,13 @@ def _plan(
         lambda: torch.from_numpy(dataset.train_x[data.whole_fit]), options, cost, progress,
     )  # fmt: skip
     stops = {pair: stop for pair in profile.transitions if (stop := search.between(*(ends[one] for one in pair)))}
-    table, states = row_table(network, {**ends, **{stop.mode: stop for stop in stops.values()}})
+    grid, placed, unrounded = Grid.of(profile.weights), None, network
+    if not grid.holds_all:
+        progress.stage(f"Weights on the grid of {grid}", len(network.layers))
+        placed = put_on_grid(network, ends, grid, _tensor(data.fit), cost=cost, step=progress.step)
+        # By way of free seats readers are written twice, and where cells are rounded each is written once.
+        network, ends, stops = placed.network, placed.ends, {}
+    table, states = row_table(network, {**ends, **{stop.mode: stop for stop in stops.values()}}, grid)
     check_rows(table, profile, origin)
     check_writes(table, profile, origin)
     deployed = deploy(network, ends, table, {name: states[name] for name in ends}, sample, progress)
@@ -193,6 +205,11 @@ def _plan(
     manifest, files = complete(
         definition, network, dataset, profile, deployed, table, modes, transitions, planning, canary, held
     )
+    if placed is not None:
+        accuracy = _accuracy(unrounded, deployed, held)
+        manifest = msgspec.structs.replace(manifest, grid=placed.entry(SCALES, accuracy))
+        if placed.scales:
+            files[SCALES] = save_tensors(placed.scales)
     check_plan(manifest, profile, origin)
     bundles.write(out, manifest, {**files, **mode_files, **path_files}, replace=replace)
     return manifest
@@ -322,6 +339,7 @@ def _choose_paths(
             grid=options.grid,
             store=None if options.work is None else Store(options.work, study.digest),
             every_candidate=options.every_candidate,
+            write_once=not Grid.of(profile.weights).holds_all,
             budget=budget,
             cost=cost,
             progress=progress,
@@ -348,6 +366,15 @@ def _held_out(deployed: Deployment, test: Samples, options: Options) -> HeldOut:
     evaluator = Evaluator(deployed.session, test)
     dense = evaluator.at(deployed.table, deployed.table.dense())
     return HeldOut(evaluator, dense, min(options.stored, len(test)), min(LENGTH_BATCH, len(test)))
+
+
+def _accuracy(network: Network, deployed: Deployment, held: HeldOut) -> float:
+    """Accuracy on the test set of a network that the deployed live graph fits, as that graph computes it."""
+    tensors = {name: tensor.detach().numpy() for name, tensor in network.module.state_dict().items()}
+    moved = {name for layer in deployed.table.layers for name in (layer.weight, layer.bias)}
+    session = Session(deployed.live, {name: tensors[name] for name in deployed.constants}, threads=os.cpu_count() or 1)
+    evaluator = Evaluator(session, held.evaluator.samples)
+    return evaluator.answers(session.bind({name: tensors[name] for name in moved if name is not None})).accuracy
 
 
 def _tensor(samples: Samples) -> torch.Tensor:

@@ -31,9 +31,9 @@ ROUNDS: tuple[tuple[str, ...], ...] = (
     (*(f"{strategy} {steps}" for steps in STEPS for strategy in ("ramp", "linear")), GEODESICS),
 )
 """Kinds of paths by what they write: one pass in the order that should harm least, one pass in other orders, two
-passes by way of free seats, the same reordered and divided where none of these is within the guard, longer ones. Jobs
-of one round do not depend on each other. Orders of rows that a grid of variations has join the second, its geodesics
-the last."""
+passes by way of free seats, the same reordered and divided where none of these is within the guard, longer ones, which
+alone write rows that are in neither end. Jobs of one round do not depend on each other. Orders of rows that a grid of
+variations has join the second, its geodesics the last."""
 ORDERS = 1
 
 
@@ -46,6 +46,7 @@ def choose_paths(
     grid: Sequence[Variation] = SMALL,
     store: Store | None = None,
     every_candidate: bool,
+    write_once: bool = False,
     budget: int | None = None,
     cost: CostMeter,
     progress: Progress,
@@ -60,6 +61,8 @@ def choose_paths(
         grid: How geodesics are searched, and in which orders rows are written.
         store: Keeps finished jobs, and has those of an earlier run.
         every_candidate: Whether to walk those that cannot be chosen any more, to compare them.
+        write_once: Whether each row may be written only once, as it is in one of the ends: a device whose weights lie
+            on a grid cannot hold what is between them.
         budget: Forward passes up to which ``cost`` may rise: a job that would take more than what is left then is not
             begun. The first round always is, since no plan can do without it. None for no limit.
         cost: Counts what is spent, wherever it is.
@@ -73,7 +76,8 @@ def choose_paths(
     found: dict[Ends, list[Candidate]] = {ends: [] for ends in transitions}
     skipped: dict[Ends, tuple[str, ...]] = dict.fromkeys(transitions, ())
     too_dear: dict[Ends, tuple[str, ...]] = dict.fromkeys(transitions, ())
-    for round_ in range(len(ROUNDS)):
+    last = len(ROUNDS) - write_once
+    for round_ in range(last):
         rivals = {ends: _best(study, found[ends]) for ends in transitions}
         jobs: list[Job] = []
         left = math.inf if budget is None or round_ == 0 else budget - cost.forward_passes
@@ -89,7 +93,7 @@ def choose_paths(
                 else:
                     too_dear[ends] += (job.name,)
         if jobs:
-            progress.stage(f"Paths, round {round_ + 1} of at most {len(ROUNDS)}", len(jobs))
+            progress.stage(f"Paths, round {round_ + 1} of at most {last}", len(jobs))
         for job, outcome in zip(jobs, _run(executor, shared, jobs, store, progress), strict=True):
             found[job.ends] += outcome.candidates
             cost.add(outcome.forward_passes)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from device_profiles import Profile, loader
-from runtime import bundle_files, bundle_parts
+from runtime import bundle_files, bundle_parts, grid_parts
 from runtime import landscape as landscapes
 from runtime import manifest as schema
 from runtime.bundle_files import MANIFEST, SIGNATURE
@@ -90,6 +91,7 @@ class Bundle:
         canary: Few samples that decide whether a mode was reached.
         evaluation: Held-out samples that the evidence on ``eval.npz`` can be repeated with.
         files: Every file as it was read, the manifest and the signature included.
+        scales: Layer name to the scales of its weights, where they are codes times a scale.
         signed_by: Id of the pinned key that signed it; None if no key was pinned, whoever signed it.
     """
 
@@ -105,6 +107,7 @@ class Bundle:
     canary: Samples
     evaluation: Samples
     files: Mapping[str, bytes]
+    scales: Mapping[str, Floats]
     signed_by: str | None = None
 
     def mode(self, name: str) -> ModeEntry:
@@ -258,6 +261,8 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
     named = {GRAPH, BASE, ROWS, MODES, CANARY, EVALUATION, *(mode.graph for mode in manifest.modes)}
     named |= {name for move in manifest.transitions for name in (move.path, *move.alternatives.values())}
     named |= {move.landscape for move in manifest.transitions if move.landscape is not None}
+    if manifest.grid is not UNSET and manifest.grid.scales is not None:
+        named.add(manifest.grid.scales)
     listed = set(files) - {MANIFEST, SIGNATURE}
     if named != listed:
         odd = min(named ^ listed)
@@ -265,6 +270,8 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
         raise BundleError(f"{root}/{MANIFEST}: files: found {odd!r} {how}, expected both; copy the bundle again")
     parts = {name: bundle_parts.read_tensors(files[name], f"{root}/{name}") for name in (BASE, ROWS, MODES)}
     tensors = bundle_parts.check_weights(parts[BASE], f"{root}/{BASE}")
+    profile = loader.from_builtins(manifest.profile, f"{root}/{MANIFEST}: profile")
+    scales = grid_parts.read_scales(manifest, profile, tensors, files, root)
     layers = bundle_parts.fit_layers(manifest, tensors, root)
     pool = bundle_parts.check_weights(parts[ROWS], f"{root}/{ROWS}")
     bundle_parts.fit_pool(pool, layers, f"{root}/{ROWS}")
@@ -286,6 +293,7 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
     profile = loader.from_builtins(manifest.profile, f"{root}/{MANIFEST}: profile")
     for move in transitions:
         check_stored(move.entry, table, move.chunks, profile, f"{root}/{MANIFEST}")
+    grid_parts.check_values(manifest, scales, tensors, table, states, [move.chunks for move in transitions], root)
     return Bundle(
         path=root,
         manifest=manifest,
@@ -299,4 +307,5 @@ def _assemble(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bun
         canary=canary,
         evaluation=evaluation,
         files=files,
+        scales=scales,
     )

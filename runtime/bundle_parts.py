@@ -76,6 +76,7 @@ def fit_layers(manifest: Manifest, tensors: Mapping[str, Floats], root: Path) ->
             entry.reads,
             entry.columns_per_unit,
             tuple(Source(source.layer, source.first, source.columns_per_unit) for source in entry.concatenated),
+            manifest.stored,
         )
         for entry in manifest.layers
     )

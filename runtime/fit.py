@@ -228,7 +228,7 @@ def peak_bytes(bundle: Bundle, copies: int, snap: bool) -> int:
     """
     plan = sum(tensor.nbytes for tensor in (*bundle.tensors.values(), *bundle.table.pool.values()))
     constants = sum(tensor.nbytes for tensor in bundle.constants.values())
-    moved = sum(layer.row_bytes * layer.units for layer in bundle.table.layers)
+    moved = sum(layer.array_bytes * layer.units for layer in bundle.table.layers)
     compact = max(mode.weight_bytes for mode in bundle.manifest.modes) if snap else 0
     return plan + constants + copies * moved + 2 * compact
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from device_profiles import Profile
 from device_profiles.figure import Origin
 from runtime import costs
 from runtime.bundle import Bundle
 from runtime.candidates import front, lengths
-from runtime.manifest import CostEntry, Manifest, ModeEntry
+from runtime.manifest import CostEntry, GridEntry, Manifest, ModeEntry
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
@@ -105,6 +106,12 @@ def summary(bundle: Bundle) -> dict[str, Any]:
             }
             for move in bundle.transitions
         ],
+        "grid": None
+        if manifest.grid is UNSET
+        else {
+            **msgspec.to_builtins(manifest.grid),
+            "row_bytes": {layer.name: layer.row_bytes for layer in bundle.table.layers},
+        },
         "size_bytes": bundle.size_bytes,
         "dense_bytes": manifest.model.dense_bytes,
         "dense_accuracy": manifest.modes[0].accuracy,
@@ -118,14 +125,25 @@ def _cost(cost: CostEntry | None) -> dict[str, Any] | None:
 
 
 def notes(manifest: Manifest) -> list[str]:
-    """What multiply-accumulates and bytes do not say of modes that are sparse, or another network."""
+    """What multiply-accumulates and bytes do not say of the weights' grid, and of modes that are sparse or given."""
     dense = manifest.modes[0]
-    found = [_of_zeros(mode, dense) for mode in manifest.modes if mode.sparse is not None]
+    found = [] if manifest.grid is UNSET else [_of_grid(manifest.grid, dense)]
+    found += [_of_zeros(mode, dense) for mode in manifest.modes if mode.sparse is not None]
     return found + [
         f"{mode.name} is another network; its checkpoint's SHA-256 is {mode.source}."
         for mode in manifest.modes
         if mode.source is not None
     ]
+
+
+def _of_grid(entry: GridEntry, dense: ModeEntry) -> str:
+    """What weights are stored as, and what the dense mode lost by it."""
+    lost = 100 * (entry.unquantised_accuracy - dense.accuracy)
+    return (
+        f"Weights of {len(entry.layers)} layers are stored as {entry.grid}; biases as {entry.bias}. Bytes written are "
+        f"the device's; weights held here are float32. {dense.name} answers {dense.accuracy:.2%} right, the float32 "
+        f"network it was made from {entry.unquantised_accuracy:.2%} ({lost:+.2f} points lost)."
+    )
 
 
 def _of_zeros(mode: ModeEntry, dense: ModeEntry) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from device_profiles.errors import describe
 from runtime.errors import BundleError
+from runtime.grid import FLOAT32, Grid
 
 SCHEMA: Final = "geoshift.plan/1"
 MAX_MANIFEST_BYTES: Final = 16 << 20
@@ -68,6 +69,37 @@ class LayerEntry(_Record, frozen=True, kw_only=True):
     """Whole input channels of ``shape``; for a linear layer, columns."""
     concatenated: tuple[SourceEntry, ...] = ()
     """Whose units the layer reads, where it is more than one layer's; ``reads`` is null then."""
+
+
+class GridLayerEntry(_Record, frozen=True, kw_only=True):
+    """A layer whose weights lie on the device's grid, whether it moves or not."""
+
+    name: str
+    weight: str
+    """Name of the tensor, of two axes or more; the first counts rows."""
+    bias: str | None
+
+
+class GridEntry(_Record, frozen=True, kw_only=True):
+    """The grid that every weight of a plan lies on; see ``runtime.grid``."""
+
+    format: Literal["float16", "int"]
+    bits: Annotated[int, Meta(ge=2, le=16)] | None
+    """Bits of one code; null for float16."""
+    scale: Literal["row", "layer"]
+    sign: Literal["signed", "differential"]
+    bias: Literal["float32", "int32"]
+    scales: str | None
+    """File of the scales; null for float16."""
+    layers: Annotated[tuple[GridLayerEntry, ...], Meta(min_length=1)]
+    """In forward order; all tensors that are none of theirs are float32."""
+    unquantised_accuracy: Fraction
+    """Of the dense network as it was before its weights were put on the grid, on the whole held-out test set."""
+
+    @property
+    def grid(self) -> Grid:
+        """The grid as the runtime has it."""
+        return Grid(self.format, self.bits, self.scale, self.sign, self.bias)
 
 
 class SparseEntry(_Record, frozen=True, kw_only=True):
@@ -308,6 +340,13 @@ class Manifest(_Record, frozen=True, kw_only=True):
     transitions: tuple[TransitionEntry, ...]
     planning: PlanningEntry
     files: dict[str, FileEntry]
+    grid: GridEntry | UnsetType = UNSET
+    """Where weights are stored as something else than float32; left out otherwise."""
+
+    @property
+    def stored(self) -> Grid:
+        """What the device stores a weight as."""
+        return FLOAT32 if self.grid is UNSET else self.grid.grid
 
 
 def decode(raw: bytes, origin: str) -> Manifest:

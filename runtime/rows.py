@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import BundleError
+from runtime.grid import FLOAT32, Grid
 
 BASE = 0
 """Version of a row as it stands in the dense network."""
@@ -56,6 +57,7 @@ class MovedLayer:
         reads: Layer whose units this one reads, or None for the network's input or several layers.
         columns_per_unit: Columns, side by side, that belong to one unit of ``reads``.
         concatenated: Where the layer reads several others' units side by side: whose.
+        grid: How the device stores its rows; the arrays here are float32 in any case.
     """
 
     name: str
@@ -65,6 +67,7 @@ class MovedLayer:
     reads: str | None
     columns_per_unit: int
     concatenated: tuple[Source, ...] = ()
+    grid: Grid = FLOAT32
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -88,7 +91,12 @@ class MovedLayer:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes written when one row is written."""
+        """Bytes that the device writes when one row is written."""
+        return self.grid.row_bytes(self.columns, self.bias is not None)
+
+    @property
+    def array_bytes(self) -> int:
+        """Bytes that one row takes in the arrays that this process computes with, float32 whatever the device has."""
         return 4 * self.width
 
 

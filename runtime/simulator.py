@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from device_profiles import Profile
 from device_profiles.schema import Writes
@@ -16,6 +17,7 @@ from runtime import strategies
 from runtime.bank import InPlaceBank
 from runtime.bundle import Bundle, Transition
 from runtime.chunks import ChunkList
+from runtime.compact import pack
 from runtime.controller import Controller
 from runtime.engine import Engine, LiveRunner, Runner
 from runtime.errors import BundleError
@@ -25,7 +27,7 @@ from runtime.load import Load
 from runtime.net import DeployedPlan
 from runtime.operation import Outcome
 from runtime.route import Leg
-from runtime.rows import BASE, ZERO, RowTable, State, same_state
+from runtime.rows import BASE, ZERO, MovedLayer, RowTable, State, same_state
 
 STEPS: Final = 10
 """Points of the simulated lines and ramps."""
@@ -183,6 +185,8 @@ def strategies_of(bundle: Bundle) -> tuple[str, ...]:
 
 def _why_not(bundle: Bundle, name: str) -> str:
     """Why a strategy cannot be played on this plan; empty if it can."""
+    if name in ("linear", "ramp", "geodesic") and not bundle.manifest.stored.holds_all:
+        return f"its rows between the two ends are not on the device's grid, {bundle.manifest.stored}"
     if name == "geodesic" and not all(_has_geodesic(move) for move in bundle.transitions):
         return "a transition of this plan has none stored; plan with --every-candidate to keep them"
     others = [mode.name for mode in bundle.manifest.modes if mode.sparse is not None or mode.source is not None]
@@ -279,12 +283,26 @@ def compile_strategy(
 def _replaced_bytes(bundle: Bundle, move: Transition, name: str, start: State, end: State) -> int:
     """Bytes that replacing whole tensors writes: those that change for a flip, all for a reload."""
     if name == "reload":
-        return bundle.mode(move.ends[1]).weight_bytes
+        return _stored_bytes(bundle, move.ends[1])
+    return sum(layer.row_bytes * layer.units for layer in _changed(bundle, start, end))
+
+
+def _stored_bytes(bundle: Bundle, mode: str) -> int:
+    """What a mode's smaller network takes on the device."""
+    entry = bundle.manifest.grid
+    if entry is UNSET:
+        return bundle.mode(mode).weight_bytes
+    tensors = pack(bundle, mode)
+    coded = {layer.weight for layer in entry.layers}
     return sum(
-        layer.row_bytes * layer.units
-        for layer in bundle.table.layers
-        if not np.array_equal(start[layer.name], end[layer.name])
+        len(tensor) * entry.grid.row_bytes(tensor[0].size, bias=False) if name in coded else tensor.nbytes
+        for name, tensor in tensors.items()
     )
+
+
+def _changed(bundle: Bundle, start: State, end: State) -> list[MovedLayer]:
+    """Layers that differ between two states."""
+    return [layer for layer in bundle.table.layers if not np.array_equal(start[layer.name], end[layer.name])]
 
 
 def _walk_under_load(
@@ -325,7 +343,8 @@ def _replace_under_load(bundle: Bundle, profile: Profile, move: Transition, name
         new: Runner
         if name == "flip":
             new = LiveRunner(session, InPlaceBank(bundle.table, end, session.bind))
-            peak = old.weight_bytes + _replaced_bytes(bundle, move, name, bundle.states[move.ends[0]], end)
+            changed = _changed(bundle, bundle.states[move.ends[0]], end)
+            peak = old.weight_bytes + sum(layer.array_bytes * layer.units for layer in changed)
         else:
             new = plan.compact(move.ends[1])
             peak = old.weight_bytes + new.weight_bytes

@@ -7,15 +7,18 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from device_profiles import Profile
 from runtime.bank import Increment, InPlaceBank
 from runtime.bundle import Bundle, Transition
 from runtime.chunks import ChunkList
 from runtime.compact import pack
+from runtime.errors import BundleError
 from runtime.evaluation import Answers, Evaluator
 from runtime.graphs import compact_session, live_session
-from runtime.manifest import SparseEntry
+from runtime.grid_parts import check_values
+from runtime.manifest import GridEntry, SparseEntry
 from runtime.rows import Floats, RowTable, State
 from runtime.session import Session, Weights
 
@@ -46,6 +49,8 @@ def verify(bundle: Bundle, profile: Profile, step: Callable[[str], None] = lambd
     session = live_session(bundle, profile.threads)
     evaluator = Evaluator(session, bundle.evaluation)
     checks = [Check(name="files", ok=True, detail=f"{len(bundle.files)} files, digests and shapes as listed")]
+    if bundle.manifest.grid is not UNSET:
+        checks.append(_on_grid(bundle, bundle.manifest.grid))
     for mode in bundle.manifest.modes:
         step(mode.name)
         answers = evaluator.at(bundle.table, bundle.states[mode.name])
@@ -66,6 +71,23 @@ def verify(bundle: Bundle, profile: Profile, step: Callable[[str], None] = lambd
         step(" → ".join(move.ends))
         checks += _transition(bundle, evaluator, session, move)
     return tuple(checks)
+
+
+def _on_grid(bundle: Bundle, entry: GridEntry) -> Check:
+    """Whether every value that a device could be left with lies on its grid."""
+    paths = [move.chunks for move in bundle.transitions]
+    try:
+        rows = check_values(
+            bundle.manifest, bundle.scales, bundle.tensors, bundle.table, bundle.states, paths, bundle.path
+        )
+    except BundleError as error:
+        return Check(name="grid", ok=False, detail=str(error))
+    return Check(
+        name="grid",
+        ok=True,
+        detail=f"{rows:,} rows of {len(entry.layers)} layers, in every version that a path has: all values on the grid "
+        f"of {entry.grid}",
+    )
 
 
 def _agrees(name: str, answers: Answers, correct: int) -> Check:

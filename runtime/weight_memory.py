@@ -180,10 +180,11 @@ class WeightMemory:
         """Write rows in the version that ``state`` says; the bytes written."""
         written = 0
         for name, which in rows.items():
-            for part in _parts(which, self._table.layer(name)):
+            layer = self._table.layer(name)
+            for part in _parts(which, layer):
                 values = self._table.rows(name, part, state[name][part])
                 self.write(Increment(((name, part, values),)))
-                written += values.nbytes
+                written += layer.row_bytes * len(part)
         self.sync()
         return written
 
@@ -261,7 +262,7 @@ def _blocks(table: RowTable) -> Iterator[tuple[MovedLayer, Ints]]:
 
 
 def _parts(rows: Ints, layer: MovedLayer) -> Iterator[Ints]:
-    step = max(1, BLOCK_BYTES // layer.row_bytes)
+    step = max(1, BLOCK_BYTES // layer.array_bytes)
     for begin in range(0, len(rows), step):
         yield rows[begin : begin + step]
 
