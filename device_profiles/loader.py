@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path as FilePath
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 import yaml
@@ -27,6 +27,8 @@ from device_profiles.schema import LARGEST, Profile, nearest
 MAX_BYTES = 256 * 1024
 # profile, modes, C2, remove, its first item, layer, role: 7 levels.
 MAX_DEPTH = 12
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 _YAML = "tag:yaml.org,2002:"
 # Tag → how the plain text looks, its first characters, its value. An integer of more than 18 digits reads as a float,
@@ -94,6 +96,28 @@ def parse(text: str, origin: str) -> Profile:
     Raises:
         ProfileError: It is not YAML, or it breaks a rule of the format.
     """
+    return _build(*_read(text, origin))
+
+
+def structure(kind: type[S], text: str, origin: str) -> S:
+    """Another structure than a profile from YAML text, with the same limits and the same words for what is wrong.
+
+    Args:
+        kind: The structure's type.
+        text: The YAML.
+        origin: Where it comes from, for error messages.
+
+    Raises:
+        ProfileError: It is not YAML, or it breaks the type.
+    """
+    data, _, lines = _read(text, origin)
+    if problems := list(_mismatches(kind, data, ())):
+        raise ProfileError(origin, *(problem.located(lines) for problem in problems))
+    return msgspec.convert(data, kind)
+
+
+def _read(text: str, origin: str) -> tuple[object, str, dict[Path, int]]:
+    """Data, origin and the line of each path of a YAML text."""
     _limit_size(text, origin)
     try:
         loader = _Loader(text)
@@ -115,7 +139,7 @@ def parse(text: str, origin: str) -> Profile:
         problem = Problem((), "an empty document", "a mapping", "start from one of the built-in profiles", 1)
         raise ProfileError(origin, problem)
     lines: dict[Path, int] = {}
-    return _build(_data(node, (), lines, origin), origin, lines)
+    return _data(node, (), lines, origin), origin, lines
 
 
 def from_builtins(data: object, origin: str) -> Profile:
