@@ -47,7 +47,8 @@ class Pace:
     def physical_of(self, chunks: ChunkList, table: RowTable) -> NDArray[np.float64]:
         """The same of each chunk of a list, float64 [C]."""
         unit = self.writes.granularity_bytes
-        return -(-chunks.chunk_bytes(table) // unit) * unit * self.retries
+        whole: NDArray[np.float64] = (-(-chunks.chunk_bytes(table) // unit) * unit).astype(np.float64)
+        return whole * self.retries
 
 
 def pace_of(

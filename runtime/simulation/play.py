@@ -146,6 +146,7 @@ class _Stage:
         self._mixed = np.zeros(count, np.bool_)
         self._ends = np.zeros((count, 2), np.int16)
         self._answer_macs = np.zeros(count, np.int64)
+        self._served = 0
         self._waiting: list[tuple[int, int]] = []
         """Requests whose answers are not looked up yet; all of them were answered in the present state."""
         self._stands = [(0.0, float(cast.order.index(begin)))]
@@ -157,19 +158,16 @@ class _Stage:
         """Play to the end of the trace."""
         trace, clock, mover, device = self._trace, self._clock, self._mover, self._device
         script: Sequence[ByHand | Held] = sorted((*trace.manual, *trace.holds), key=lambda one: one.at_s)
-        told, served, poll_at_s = 0, 0, 0.0
+        told, poll_at_s = 0, 0.0
         while True:
             told_s = script[told].at_s if told < len(script) else None
             moments = (trace.seconds, told_s, poll_at_s, device.next_s(), mover.due_s())
             # What has ended already is looked at once more now, not in the past.
             now_s = max(min(at_s for at_s in moments if at_s is not None), clock.now_s)
-            high = int(np.searchsorted(self._times, min(now_s, trace.seconds), side="left"))
-            self._serve(served, high)
-            served = high
             if now_s >= trace.seconds:
                 break
             clock.now_s = now_s
-            due_s = mover.due_s()
+            due_s, found = mover.due_s(), (mover.place, mover.dense)
             if told_s is not None and told_s <= now_s:
                 one = script[told]
                 told += 1
@@ -182,9 +180,14 @@ class _Stage:
                 while poll_at_s <= now_s:
                     poll_at_s += self._poll_s if device.polls else trace.seconds
             else:
+                self._serve_until(now_s, *found)
                 mover.advance(now_s)
                 device.settle()
-            self._note(now_s)
+            if (mover.place, mover.dense) != found:
+                # Whoever came before this moment met what was there then.
+                self._serve_until(now_s, *found)
+                self._note(now_s)
+        self._serve_until(trace.seconds, mover.place, mover.dense)
         clock.now_s = trace.seconds
         self._look_up()
         mover.stop(trace.seconds)
@@ -206,12 +209,13 @@ class _Stage:
             self._made[mode] = self._live_at(self._paths.states[mode])
         return self._made[mode]
 
-    def _serve(self, low: int, high: int) -> None:
-        """Let requests into the line, which find the present state."""
+    def _serve_until(self, now_s: float, place: Place, dense: bool) -> None:
+        """Let the requests before a moment into the line, which find a state and a graph."""
+        low, high = self._served, int(np.searchsorted(self._times, now_s, side="left"))
         if low == high:
             return
-        mover, order = self._mover, self._cast.order
-        place, dense = mover.place, mover.dense
+        self._served = high
+        order = self._cast.order
         service_s = self._cast.latency_s[LIVE if dense else place[0]]
         self._latency_s[low:high] = self._line.serve(self._times[low:high], service_s)
         self._answer_macs[low:high] = self._macs[self._dense if dense else place[0]]
