@@ -1,4 +1,4 @@
-"""Commands of the device side: inspect, verify, simulate, profiles."""
+"""Commands of the device side: inspect, verify, profiles, and those of other modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rich.table import Table
 
 from device_profiles import Profile, loader
 from runtime import bundle_commands, service_commands
-from runtime.terminal import err, guarded, out, plain, print_json, stages
+from runtime.simulation import commands as simulation_commands
+from runtime.terminal import guarded, out, plain, print_json, stages
 
 BundlePath = Annotated[Path, typer.Argument(help="Directory of the plan bundle.")]
 ProfileName = Annotated[
@@ -25,13 +26,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
     app.callback(invoke_without_command=True)(about)
-    for command in (inspect, verify, simulate):
+    for command in (inspect, verify):
         app.command()(guarded(command))
     profiles = typer.Typer(help="Device profiles: list, show, check.", no_args_is_help=True)
     profiles.command("list")(guarded(profiles_list))
     profiles.command("show")(guarded(profiles_show))
     profiles.command("check")(guarded(profiles_check))
     app.add_typer(profiles, name="profiles")
+    simulation_commands.add_commands(app)
     bundle_commands.add_commands(app)
     service_commands.add_commands(app)
 
@@ -87,51 +89,6 @@ def verify(bundle: BundlePath, profile: ProfileName = None, as_json: AsJson = Fa
         out.print(f"{'[red]✗' if failed else '[green]✓'}[/] {len(checks) - len(failed)} of {len(checks)} checks passed")
     if failed:
         raise typer.Exit(1)
-
-
-def simulate(
-    bundle: BundlePath,
-    profile: ProfileName = None,
-    strategies: Annotated[str, typer.Option(help="Comma-separated strategies; default: all.")] = "",
-    bytes_per_increment: Annotated[
-        int | None, typer.Option(min=1, help="Write budget in place of the profile's.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory for report.html and PNGs.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the torn states.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Play every switching strategy through the real engine and compare them."""
-    from runtime.bundle import read
-    from runtime.report import check_available, write_report
-    from runtime.simulator import PLANNED, STRATEGIES, strategies_of
-    from runtime.simulator import simulate as run
-
-    names = tuple(name.strip() for name in strategies.split(","))
-    known = (PLANNED, *STRATEGIES)
-    if strategies and (unknown := sorted({*names} - {*known})):
-        raise typer.BadParameter(f"found {', '.join(unknown)}; expected some of {', '.join(known)}")
-    if output is not None:
-        check_available(output)
-    plan = read(bundle)
-    names = names if strategies else strategies_of(plan)
-    with stages() as bar:
-        bar.stage("Simulating", len(names))
-        result = run(
-            plan,
-            _profile(profile, plan.profile),
-            names=names,
-            seed=seed,
-            bytes_per_increment=bytes_per_increment,
-            step=bar.step,
-        )
-    if as_json:
-        print_json(msgspec.to_builtins(result))
-    else:
-        out.print(strategies_table(msgspec.to_builtins(result)))
-        for name, reason in result.left_out.items():
-            out.print(f"{plain(name)} left out: {plain(reason)}")
-    if output is not None:
-        err.print(f"Report: {plain(write_report(output, plan, result))}", soft_wrap=True)
 
 
 def profiles_list(as_json: AsJson = False) -> None:

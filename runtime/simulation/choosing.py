@@ -1,4 +1,4 @@
-"""Which strategy a device should use, by what a trace showed."""
+"""Which strategy a device should use, by what a trace showed; ``plain`` is never it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ RULE = (
 
 def choose(outcomes: Mapping[str, StrategyOutcome], left_out: Mapping[str, str]) -> Choice | None:
     """The strategy that harms the fewest requests, by ``RULE``; None if none was played."""
-    if not outcomes:
+    # Whose modes answer worse than the plan's is no way of reaching them.
+    ranked = sorted((name for name in outcomes if name != "plain"), key=lambda name: _cost(outcomes[name]))
+    if not ranked:
         return None
-    ranked = sorted(outcomes, key=lambda name: _cost(outcomes[name]))
     best, won = ranked[0], outcomes[ranked[0]]
     words = [f"{best} harmed {_of(won)}"]
     # The stored path may be one of the others by another name; that is no rival.

@@ -22,6 +22,8 @@ class Series(Struct, frozen=True, kw_only=True):
     refused: tuple[int, ...]
     p50_ms: tuple[float | None, ...]
     p99_ms: tuple[float | None, ...]
+    macs: tuple[float | None, ...]
+    """Multiply-accumulates of an answer, on average."""
     watts: tuple[float | None, ...]
     position: tuple[float, ...]
     """Where the network stood at the window's end: place of its mode in ``TraceResult.modes``, or between two."""
@@ -82,6 +84,8 @@ class StrategyOutcome(Struct, frozen=True, kw_only=True):
     p50_ms: float
     p99_ms: float
     longest_ms: float
+    mean_macs: float
+    """Multiply-accumulates of an answer, on average."""
     energy: Energy
     total_j: float | None
     bytes_written: int

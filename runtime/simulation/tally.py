@@ -100,6 +100,7 @@ def tally(
         p50_ms=_percentile(given_ms, 50),
         p99_ms=_percentile(given_ms, 99),
         longest_ms=float(given_ms.max()) if len(given_ms) else 0.0,
+        mean_macs=int(played.macs[answered].sum()) / total,
         energy=energy,
         total_j=energy.total_j,
         bytes_written=ledger.written,
@@ -199,6 +200,14 @@ def _series(
         refused=tuple(count(~answered).tolist()),
         p50_ms=tuple(low for low, _ in latencies),
         p99_ms=tuple(high for _, high in latencies),
+        macs=tuple(
+            None if not whole else some / whole
+            for some, whole in zip(
+                np.bincount(window[answered], played.macs[answered].astype(np.float64), number).tolist(),
+                given.tolist(),
+                strict=True,
+            )
+        ),
         watts=_watts(played, profile, trace, window_s, number, window, answered),
         position=tuple(played.stands[place][1] for place in at.tolist()),
     )
