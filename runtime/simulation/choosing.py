@@ -20,6 +20,8 @@ def choose(outcomes: Mapping[str, StrategyOutcome], left_out: Mapping[str, str])
         return None
     best, won = ranked[0], outcomes[ranked[0]]
     words = [f"{best} harmed {_of(won)}"]
+    if twins := [name for name in ranked[1:] if _same(won, outcomes[name])]:
+        words.append(f"{' and '.join(twins)} did the same, write by write")
     # The stored path may be one of the others by another name; that is no rival.
     rival = next((name for name in ranked[1:] if not _same(won, outcomes[name])), None)
     if rival is not None:

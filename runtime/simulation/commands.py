@@ -94,6 +94,7 @@ def simulate(
         bar.stage(f"Playing {played.name}", len(names))
         result = simulate_trace(
             plan, device, played, names, seed=seed, latency_s=_latency(plan, device, latency), rate=rate,
+            latency_source="measured on this machine" if latency == "measured" else f"given, {latency}",
             bytes_per_increment=bytes_per_increment, increments_per_second=increments_per_second,
             second_copy=second_copy, step=bar.step,
         )  # fmt: skip
@@ -185,27 +186,24 @@ def _latency(plan: Any, profile: Profile, wanted: str) -> dict[str, float] | Non
 def trace_table(data: dict[str, Any]) -> Table:
     """Strategies side by side, in the order they were played."""
     table = Table(
-        "strategy", "harmed", "wrong", "late", "refused", "lost, points", "worst window", "p99", "written",
-        "peak weights", "switching", "energy",
+        "strategy", "harmed", "wrong", "missed", "lost", "p99", "written", "weights", "switching",
         title=f"{plain(data['trace'])} on {plain(data['profile'])}: {data['seconds']:g} s, seed {data['seed']}; C1 "
         f"answers {data['dense_accuracy']:.2%} right",
-        title_justify="left", box=None,
+        caption="harmed: wrong because of the transition, or missed (late or refused); lost: points against C1",
+        title_justify="left", caption_justify="left", box=None,
     )  # fmt: skip
     for name, one in data["strategies"].items():
-        worst, joules = one["worst_window"], one["total_j"]
+        missed = one["refused"] + one["late"]
         table.add_row(
             plain(name),
-            f"{one['refused'] + one['late'] + one['wrong_by_transition']:,}",
+            f"{missed + one['wrong_by_transition']:,}",
             f"{one['wrong_by_transition']:,}",
-            f"{one['late']:,}",
-            f"{one['refused']:,}",
+            f"{missed:,}",
             f"{one['paired_loss_points']:.2f}",
-            "-" if worst is None else f"{worst['lost_points']:.1f}",
             f"{one['p99_ms']:.3g} ms",
             f"{one['bytes_written'] / 1e3:,.0f} kB",
             f"{one['peak_weight_bytes'] / 1e3:,.0f} kB",
             f"{one['walking_s']:.1f} s",
-            "-" if joules is None else f"{joules:,.3g} J",
         )
     return table
 

@@ -102,7 +102,7 @@ def _render(bundle: Bundle, trace: Trace, result: TraceResult, pictures: Mapping
         "share": lambda fraction: f"{100 * fraction:.1f}{space}%",
         "points": lambda value: f"{value:.2f}",
         "j": lambda value: "unknown" if value is None else f"{value:,.3g}{space}J",
-        "num": lambda value: f"{value:,.6g}",
+        "num": lambda value: f"{value:,.10g}",
     }
     dense_macs = bundle.manifest.modes[0].macs
     return environment.get_template(TEMPLATE).render(
@@ -113,7 +113,7 @@ def _render(bundle: Bundle, trace: Trace, result: TraceResult, pictures: Mapping
         result=result,
         outcomes=result.strategies,
         rule=RULE,
-        sentences=STRATEGIES,
+        sentences={**STRATEGIES, "planned": _planned(bundle)},
         watts=any(one is not None for out in result.strategies.values() if out.series for one in out.series.watts),
         assumed=[one for one in result.assumptions if one.provenance == "assumed"],
         pictures={
@@ -121,3 +121,12 @@ def _render(bundle: Bundle, trace: Trace, result: TraceResult, pictures: Mapping
             for name, variants in pictures.items()
         },
     )
+
+
+def _planned(bundle: Bundle) -> str:
+    """What the plan stores."""
+    moves = ", ".join(
+        f"{move.entry.from_} → {move.entry.to} {move.entry.strategy}{' in blocks' if move.entry.blocks else ''}"
+        for move in bundle.transitions
+    )
+    return f"The path that the plan stores for each transition, walked in either direction: {moves}."

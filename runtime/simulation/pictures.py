@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from runtime.canvas import OTHER, Axes, FuncFormatter, Look, MaxNLocator, frame, panels, pen_of, png
+from runtime.canvas import OTHER, Axes, FuncFormatter, Look, MaxNLocator, NullLocator, frame, panels, pen_of, png
 from runtime.findings import fitted
 from runtime.simulation.result import Series, TraceResult
 from runtime.simulation.trace import Trace
@@ -14,6 +14,8 @@ BAD: Final = ("#c0362c", "#ff7b6b")
 """Colour of what went wrong, on white and on black."""
 _BLOCK: Final = 3
 """Strategies beside each other."""
+_WIDE: Final = 30
+"""Latencies that differ by more than this factor are drawn on a scale of powers of ten."""
 
 
 def happenings(look: Look, result: TraceResult, trace: Trace) -> bytes:
@@ -96,7 +98,9 @@ def _column(axes: Sequence[Axes], look: Look, result: TraceResult, name: str, se
     stand.set_yticks(range(len(result.modes)), fitted(result.modes, 24))
     _steps(wait, at_s, series.p99_ms, color, 1.8)
     _steps(wait, at_s, series.p50_ms, look.ink, 0.9, (1, 2))
-    wait.set_yscale("log")
+    if limits.latency[0] > 0:
+        wait.set_yscale("log")
+        wait.yaxis.set_minor_locator(NullLocator())
     wait.set_ylim(*limits.latency)
     wait.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if limits.latency[0] < result.deadline_ms < limits.latency[1]:
@@ -120,12 +124,13 @@ class _Limits:
         if self.accuracy[1] - self.accuracy[0] < 1:
             self.accuracy = (99.0, 100.0)
         self._watts = any(one is not None for series in every for one in series.watts)
-        self.power_title = "power in W, estimated" if self._watts else "computation of an answer, % of dense"
+        self.power_title = "power in W, estimated" if self._watts else "computation, % of dense"
         self._dense = max((one for series in every for one in series.macs if one is not None), default=1.0)
         known = [one for series in every for one in self.power_of(series) if one is not None]
         self.power = (0.0, 1.1 * max(known, default=1.0))
         waits = [one for series in every for one in (*series.p99_ms, *series.p50_ms) if one]
-        self.latency = (0.7 * min(waits, default=0.1), 1.5 * max(waits, default=1.0))
+        low, high = min(waits, default=0.1), max(waits, default=1.0)
+        self.latency = (0.5 * low, 2 * high) if high > _WIDE * low else (0.0, 1.15 * high)
 
     def power_of(self, series: Series) -> Sequence[float | None]:
         """Watts where the profile lets them be estimated, else the share of the dense network's computation."""

@@ -9,8 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Figure, Profile
+from device_profiles.figure import Origin
+from device_profiles.schema import Writes
+from runtime.bank import InPlaceBank
 from runtime.bundle import Bundle
 from runtime.energy import by_power
+from runtime.engine import LiveRunner
 from runtime.errors import BundleError
 from runtime.fit import check_profile_modes
 from runtime.graphs import live_session
@@ -19,13 +23,13 @@ from runtime.simulation.answers import AnswerBook, Labels
 from runtime.simulation.arrivals import request_times
 from runtime.simulation.choosing import choose
 from runtime.simulation.device import with_triggers
-from runtime.simulation.latency import LIVE, check_latency, latency_of_profile, measure_latency
+from runtime.simulation.latency import check_latency, latency_of_profile, measure_latency
 from runtime.simulation.pace import pace_of
 from runtime.simulation.paths import Paths, paths_of
 from runtime.simulation.play import Cast, Played, family_of, play
 from runtime.simulation.result import Assumption, StrategyOutcome, TraceResult
 from runtime.simulation.room import room_for
-from runtime.simulation.tally import Right, tally, window_of
+from runtime.simulation.tally import tally, window_of
 from runtime.simulation.trace import Trace
 from runtime.simulator import PLANNED, STRATEGIES, why_not
 from runtime.succession import macs_of
@@ -71,6 +75,7 @@ def simulate_trace(
     *,
     seed: int = 0,
     latency_s: Mapping[str, float] | None = None,
+    latency_source: str = "given",
     bytes_per_increment: int | None = None,
     increments_per_second: float | None = None,
     second_copy: bool | None = None,
@@ -94,11 +99,12 @@ def simulate_trace(
         seed: Decides about everything that is random.
         latency_s: Seconds of one answer at each mode, and under ``live`` of the dense graph on weights that move; None
             for the profile's figures, and where it has none for what is measured on this machine.
+        latency_source: Where ``latency_s`` comes from, in words.
         bytes_per_increment: Write budget in place of the profile's.
         increments_per_second: Pace in place of the profile's.
         second_copy: Whether a second copy of weights can be held, in place of what the profile says.
         rate: Factor on how often requests come.
-        window_s: Length of the windows of time; None for 120 of them, or fewer where few requests come.
+        window_s: Length of the windows of time; None for 60 of them, or fewer where few requests come.
         series: Whether the result holds the windows.
         stage: What was opened of this plan before.
         step: Called with each strategy before it is played.
@@ -112,7 +118,7 @@ def simulate_trace(
         raise BundleError(f"{bundle.path}: found no transition, expected at least one to simulate")
     check_profile_modes(bundle.manifest, profile, str(bundle.path))
     stage = stage or Stage.of(bundle, 1)
-    latency, source = _latency(bundle, profile, latency_s)
+    latency, source = _latency(bundle, profile, latency_s, latency_source)
     device, whose = with_triggers(profile, trace, bundle)
     order = by_power(macs_of(bundle.manifest))
     cast = Cast(bundle, stage.session, stage.book, latency, order)
@@ -166,7 +172,7 @@ def simulate_trace(
         strategies=outcomes,
         left_out=left_out,
         choice=choose(outcomes, left_out),
-        assumptions=assumptions(profile),
+        assumptions=assumptions(profile, pace.writes),
     )
 
 
@@ -182,9 +188,6 @@ class _ModeAnswers:
     def labels(self, mode: str) -> Labels:
         """Label of each request at a mode, int32 [N]."""
         if mode not in self._known:
-            from runtime.bank import InPlaceBank
-            from runtime.engine import LiveRunner
-
             bundle, session = self._stage.bundle, self._stage.session
             runner = LiveRunner(session, InPlaceBank(bundle.table, bundle.states[mode], session.bind))
             place = (mode, mode, 0)
@@ -193,9 +196,11 @@ class _ModeAnswers:
         return self._known[mode]
 
 
-def _latency(bundle: Bundle, profile: Profile, given: Mapping[str, float] | None) -> tuple[dict[str, float], str]:
+def _latency(
+    bundle: Bundle, profile: Profile, given: Mapping[str, float] | None, words: str
+) -> tuple[dict[str, float], str]:
     if given is not None:
-        return check_latency(given, bundle), "given"
+        return check_latency(given, bundle), words
     if (known := latency_of_profile(bundle, profile)) is not None:
         return known, "the profile's target.macs_per_second and target.overhead_ms"
     return measure_latency(bundle, profile.threads), "measured on this machine: the profile names no speed"
@@ -207,8 +212,13 @@ _FIGURES = (
 )  # fmt: skip
 
 
-def assumptions(profile: Profile) -> tuple[Assumption, ...]:
-    """The profile's figures that a simulation uses, with where each comes from; plain numbers with their origin."""
+def assumptions(profile: Profile, writes: Writes) -> tuple[Assumption, ...]:
+    """The figures that a simulation uses, with where each comes from; plain numbers with their origin.
+
+    Args:
+        profile: The device.
+        writes: Its write limits, some of them maybe replaced for this simulation.
+    """
     found: list[Assumption] = []
     for name in _FIGURES:
         value: object = profile
@@ -217,14 +227,16 @@ def assumptions(profile: Profile) -> tuple[Assumption, ...]:
         if isinstance(value, Figure):
             found.append(Assumption(name=name, value=value.value, provenance=value.provenance, source=value.source))
     plain: dict[str, float] = {
-        "writes.bytes_per_increment": profile.writes.bytes_per_increment,
-        "writes.increments_per_second": profile.writes.increments_per_second,
+        "writes.bytes_per_increment": writes.bytes_per_increment,
+        "writes.increments_per_second": writes.increments_per_second,
         "writes.stall_budget_ms": profile.writes.stall_budget_ms,
         "memory.weights_bytes": profile.memory.weights_bytes,
         "queue_limit": profile.queue_limit,
     }
     for name, number in plain.items():
         origin = profile.origins.get(name)
+        if name.startswith("writes.") and getattr(writes, name[7:]) != getattr(profile.writes, name[7:]):
+            origin = Origin(provenance="assumed", source="given for this simulation, in place of the profile's")
         found.append(
             Assumption(
                 name=name,
@@ -234,6 +246,3 @@ def assumptions(profile: Profile) -> tuple[Assumption, ...]:
             )
         )
     return tuple(found)
-
-
-__all__ = ["ALL", "DEFAULT", "LIVE", "Right", "Stage", "assumptions", "simulate_trace"]

@@ -15,9 +15,9 @@ from runtime.simulation.result import Energy, Series, StrategyOutcome, Worst
 from runtime.simulation.room import Room
 from runtime.simulation.trace import Trace
 
-WINDOWS = 120
+WINDOWS = 60
 """Windows of a trace at the most: points that a picture of a phone's width can show."""
-FEWEST = 20
+FEWEST = 50
 """Requests of a window, on average, at the least: fewer make a share of wrong answers meaningless."""
 
 Right = NDArray[np.bool_]
@@ -145,7 +145,7 @@ def _energy(profile: Profile, seconds: float, macs: int, physical: float) -> Ene
 
 def _worst(counts: Mapping[str, NDArray[np.int64]], window_s: float) -> Worst | None:
     answered = counts["answered"]
-    enough = answered >= FEWEST // 2
+    enough = answered >= FEWEST // 5
     if not enough.any():
         return None
     share = np.where(enough, (counts["lost"] - counts["gained"]) / np.maximum(answered, 1), -np.inf)
