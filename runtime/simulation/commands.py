@@ -30,6 +30,7 @@ MOST_LATENCY_BYTES = 64 * 1024
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
     app.command()(guarded(simulate))
+    app.command()(guarded(sweep))
 
 
 def simulate(
@@ -110,6 +111,101 @@ def simulate(
         from runtime.simulation.page import write_page
 
         err.print(f"Page: {plain(write_page(output, plan, played, result))}", soft_wrap=True)
+
+
+def sweep(
+    bundles: Annotated[list[Path], typer.Argument(help="Directories of plan bundles.")],
+    profile: Annotated[
+        list[str] | None,
+        typer.Option("--profile", "-p", help="Device profile, may be given again; default: the plan's."),
+    ] = None,
+    trace: Annotated[
+        list[str] | None, typer.Option("--trace", "-t", help="Trace; may be given again. Default: all bundled ones.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BYTES@RATE", help="Bytes an increment at so many a second; may be given again."),
+    ] = None,
+    second_copy: Annotated[
+        bool | None, typer.Option("--second-copy/--no-second-copy", help="In place of the profile's word.")
+    ] = None,
+    strategies: Annotated[str, typer.Option(help="Comma-separated strategies.")] = "planned,naive,flip,reload",
+    devices: Annotated[int, typer.Option(min=1, max=1_000_000, help="Devices of each case.")] = 100,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes.")] = 1,
+    latency: Latency = "profile",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Play many devices that differ by chance: bundles × profiles × traces × budgets."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    from runtime.bundle import read
+    from runtime.simulation.latency import latency_of_profile, measure_latency
+    from runtime.simulation.sweep import BATCH, Case
+    from runtime.simulation.sweep import sweep as run
+    from runtime.simulation.trace import load_trace, trace_names
+    from runtime.simulator import PLANNED, STRATEGIES
+
+    names = tuple(name.strip() for name in strategies.split(","))
+    known = (PLANNED, *STRATEGIES)
+    if unknown := sorted({*names} - {*known}):
+        raise typer.BadParameter(f"found {', '.join(unknown)}; expected some of {', '.join(known)}")
+    traces = [load_trace(one) for one in (trace or trace_names())]
+    budgets = [_budget(one) for one in budget] if budget else [(None, None)]
+    cases = []
+    for path in bundles:
+        plan = read(path)
+        for device in [loader.load(one) for one in profile] if profile else [plan.profile]:
+            times = _latency(plan, device, latency) or latency_of_profile(plan, device)
+            times = times or measure_latency(plan, device.threads)
+            cases += [
+                Case(
+                    bundle=str(path), profile=device, trace=one, latency_s=times, bytes_per_increment=size,
+                    increments_per_second=pace, second_copy=second_copy,
+                )
+                for one in traces
+                for size, pace in budgets
+            ]  # fmt: skip
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool, stages() as bar:
+        bar.stage("Playing devices", len(cases) * -(-devices // BATCH))
+        result = run(cases, devices, pool, strategies=names, seed=seed, step=bar.step)
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+        return
+    for case in result.cases:
+        table = Table(
+            "strategy", "chosen", "harmed of 1,000", "median", "90 %", "worst", "written", "switching",
+            title=f"{plain(case.trace)} on {plain(case.profile)}, {case.bytes_per_increment} B × "
+            f"{case.increments_per_second:g}/s, {case.devices} devices",
+            title_justify="left", box=None,
+        )  # fmt: skip
+        for name, one in case.strategies.items():
+            table.add_row(
+                plain(name),
+                f"{one.chosen / one.devices:.0%}",
+                f"{1000 * one.harmed / one.requests:.3g}",
+                f"{one.harmed_per_1000.median:.3g}",
+                f"{one.harmed_per_1000.q90:.3g}",
+                f"{one.harmed_per_1000.most:.3g}",
+                f"{one.bytes_written / one.devices / 1e3:,.0f} kB",
+                f"{one.walking_s / one.devices:.1f} s",
+            )
+        out.print(table)
+        for name, reason in case.left_out.items():
+            out.print(f"{plain(name)} left out: {plain(reason)}", soft_wrap=True)
+
+
+def _budget(text: str) -> tuple[int, float]:
+    """Bytes an increment and increments a second."""
+    size, _, pace = text.partition("@")
+    try:
+        found = int(size), float(pace)
+    except ValueError:
+        found = 0, 0.0
+    if found[0] < 1 or not 0 < found[1] < float("inf"):
+        raise typer.BadParameter(f"--budget: found {text!r}, expected such as 4096@10, bytes at increments a second")
+    return found
 
 
 def _states(
