@@ -65,7 +65,7 @@ SECONDS_BAR, DEVIATION_BAR, GROWTH_BAR_MB, RATIO_BAR = 300.0, 0.05, 8.0, 0.15
 WARM = 0.25
 """Share of the devices after which memory counts: by then the answers of nearly all states are known."""
 
-LIVE_SECONDS, LIVE_RATE, LIVE_PACE = 24.0, 200.0, 5.0
+LIVE_SECONDS, LIVE_RATE, LIVE_PACE = 16.0, 200.0, 8.0
 RATES = (1.0, 5.0, 20.0, 50.0, 100.0, 200.0)
 SPEEDS = (3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6, 1e7)
 RIVALS = ("planned", "naive", "flip", "reload")
@@ -164,8 +164,10 @@ def live_against_virtual(bundle: Bundle, seconds: float) -> dict[str, Any]:
             while time.perf_counter() - begun < at_s:
                 pass
             walking[place] = operation is not None and operation.result is None
+            # From the call on: on a busy machine, a caller that is behind its schedule says nothing of the runtime.
+            called = time.perf_counter()
             net.infer(inputs[samples[place]][None])
-            seen[place] = time.perf_counter() - begun - at_s
+            seen[place] = time.perf_counter() - called
         written += 0 if operation is None else operation.wait().bytes_written
     one = kept["planned"]
     on_the_way = one.mixed
@@ -181,7 +183,10 @@ def live_against_virtual(bundle: Bundle, seconds: float) -> dict[str, Any]:
 
 
 def _in_place(profile: Profile) -> Profile:
-    writes = msgspec.structs.replace(profile.writes, bytes_per_increment=1600, increments_per_second=LIVE_PACE)
+    # A busy machine may stall for longer than the device's budget; that must not make smaller increments of these.
+    writes = msgspec.structs.replace(
+        profile.writes, bytes_per_increment=1600, increments_per_second=LIVE_PACE, stall_budget_ms=1e6
+    )
     bank = msgspec.structs.replace(profile.bank, policy="in-place")
     return msgspec.structs.replace(profile, writes=writes, bank=bank, threads=1)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from runtime.simulation.result import Choice, StrategyOutcome
 
 RULE = (
-    "The fewest requests harmed (refused, late, or wrong because of the transition); of equals, the fewest bytes "
-    "written, then the least memory."
+    "The fewest requests harmed (refused, late, or wrong because of the transition); of equals, the most switches "
+    "brought to their end, then the fewest bytes written, then the least memory."
 )
 
 
@@ -28,6 +28,10 @@ def choose(outcomes: Mapping[str, StrategyOutcome], left_out: Mapping[str, str])
         other = outcomes[rival]
         if other.harmed != won.harmed:
             words.append(f"{rival}, the next best, {_of(other)}")
+        elif other.switches != won.switches:
+            words.append(
+                f"{rival} harmed as many and brought {other.switches} switches to their end, not {won.switches}"
+            )
         elif other.bytes_written != won.bytes_written:
             words.append(f"{rival} harmed as many and wrote {_kb(other.bytes_written)}, not {_kb(won.bytes_written)}")
         else:
@@ -41,8 +45,8 @@ def choose(outcomes: Mapping[str, StrategyOutcome], left_out: Mapping[str, str])
     return Choice(strategy=best, why="; ".join(words) + ".")
 
 
-def _cost(outcome: StrategyOutcome) -> tuple[int, int, int]:
-    return outcome.harmed, outcome.bytes_written, outcome.peak_weight_bytes
+def _cost(outcome: StrategyOutcome) -> tuple[int, int, int, int]:
+    return outcome.harmed, -outcome.switches, outcome.bytes_written, outcome.peak_weight_bytes
 
 
 def _same(one: StrategyOutcome, other: StrategyOutcome) -> bool:
