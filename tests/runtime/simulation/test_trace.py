@@ -1,5 +1,8 @@
 """Traces that come with geoshift are valid; others are refused with the place, what was found and what to do."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -133,3 +136,12 @@ def test_readings_lie_on_a_line_and_texts_stay_until_the_next():
     assert [reading_at(levels, at) for at in (0, 5, 10, 99)] == [10, 20, 50, 50]
     said = ((0.0, "plugged"), (5.0, "unplugged"))
     assert [reading_at(said, at) for at in (0, 4.9, 5)] == ["plugged", "plugged", "unplugged"]
+
+
+def test_the_examples_of_the_documentation_are_valid():
+    text = (Path(__file__).parents[3] / "docs/simulation.md").read_text("utf-8")
+    (shown,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    found = parse_trace(shown, "docs")
+    assert {one.kind for one in found.requests} == {"constant", "poisson", "bursts", "recorded"}
+    (rows,) = re.findall(r"```csv\n(.*?)```", text, re.DOTALL)
+    assert parse_csv(rows, "docs", "docs").seconds == 9.0
