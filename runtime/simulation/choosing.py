@@ -8,14 +8,18 @@ from runtime.simulation.result import Choice, StrategyOutcome
 
 RULE = (
     "The fewest requests harmed (refused, late, or wrong because of the transition); of equals, the most switches "
-    "brought to their end, then the fewest bytes written, then the least memory."
+    "brought to their end, then the fewest bytes written, then the least memory. A strategy that brings fewer than half "
+    "as many switches to their end as the quickest is too slow, and is not considered."
 )
 
 
 def choose(outcomes: Mapping[str, StrategyOutcome], left_out: Mapping[str, str]) -> Choice | None:
     """The strategy that harms the fewest requests, by ``RULE``; None if none was played."""
     # Whose modes answer worse than the plan's is no way of reaching them.
-    ranked = sorted((name for name in outcomes if name != "plain"), key=lambda name: _cost(outcomes[name]))
+    considered = [name for name in outcomes if name != "plain"]
+    most = max((outcomes[name].switches for name in considered), default=0)
+    slow = [name for name in considered if 2 * outcomes[name].switches < most]
+    ranked = sorted((name for name in considered if name not in slow), key=lambda name: _cost(outcomes[name]))
     if not ranked:
         return None
     best, won = ranked[0], outcomes[ranked[0]]
@@ -42,6 +46,7 @@ def choose(outcomes: Mapping[str, StrategyOutcome], left_out: Mapping[str, str])
             words.append(f"where there is no room for its second copy, take {rest}, which harmed {_of(outcomes[rest])}")
     elif "flip" in left_out:
         words.append(f"flip, which passes through no state in between, is not to be had here: {left_out['flip']}")
+    words += [f"{name} finished {outcomes[name].switches} of {most} switches, and is too slow" for name in slow]
     return Choice(strategy=best, why="; ".join(words) + ".")
 
 

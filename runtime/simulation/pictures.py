@@ -46,7 +46,7 @@ def happenings(look: Look, result: TraceResult, trace: Trace) -> bytes:
 def over_time(look: Look, result: TraceResult) -> bytes:
     """Right answers, power, place on the path and latency over time: a column a strategy, scales shared."""
     names = list(result.strategies)
-    columns = 1 if look.narrow else min(_BLOCK, len(names))
+    columns = 1 if look.narrow else 2 if len(names) == 4 else min(_BLOCK, len(names))
     blocks = -(-len(names) // columns)
     figure = look.figure(blocks * (5.6 if look.narrow else 5.9))
     grid: list[list[Axes]] = [list(row) for row in figure.subplots(4 * blocks, columns, squeeze=False)]
@@ -92,7 +92,8 @@ def _column(axes: Sequence[Axes], look: Look, result: TraceResult, name: str, se
     _steps(power, at_s, limits.power_of(series), color, 1.8)
     power.set_ylim(*limits.power)
     _time(power, look, result.seconds, limits.power_title)
-    _steps(stand, at_s, series.position, color, 1.8)
+    moments = [*series.stands, (result.seconds, series.stands[-1][1])]
+    _steps(stand, [at for at, _ in moments], [place for _, place in moments], color, 1.8)
     stand.set_ylim(-0.3, len(result.modes) - 0.7)
     _time(stand, look, result.seconds, "mode, or place on the path")
     stand.set_yticks(range(len(result.modes)), fitted(result.modes, 24))

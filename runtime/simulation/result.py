@@ -27,6 +27,8 @@ class Series(Struct, frozen=True, kw_only=True):
     watts: tuple[float | None, ...]
     position: tuple[float, ...]
     """Where the network stood at the window's end: place of its mode in ``TraceResult.modes``, or between two."""
+    stands: tuple[tuple[float, float], ...]
+    """The same from each moment on, in seconds, whatever the windows."""
 
 
 class Worst(Struct, frozen=True, kw_only=True):

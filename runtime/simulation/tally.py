@@ -17,6 +17,8 @@ from runtime.simulation.trace import Trace
 
 WINDOWS = 60
 """Windows of a trace at the most: points that a picture of a phone's width can show."""
+MOST_STANDS = 2000
+"""Moments of which the network's place is kept; of more, every so-manieth."""
 FEWEST = 50
 """Requests of a window, on average, at the least: fewer make a share of wrong answers meaningless."""
 
@@ -210,6 +212,7 @@ def _series(
         ),
         watts=_watts(played, profile, trace, window_s, number, window, answered),
         position=tuple(played.stands[place][1] for place in at.tolist()),
+        stands=tuple(played.stands[:: -(-len(played.stands) // MOST_STANDS)]),
     )
 
 
