@@ -8,8 +8,8 @@ from runtime.simulation.result import Choice, StrategyOutcome
 
 RULE = (
     "The fewest requests harmed (refused, late, or wrong because of the transition); of equals, the most switches "
-    "brought to their end, then the fewest bytes written, then the least memory. A strategy that brings fewer than half "
-    "as many switches to their end as the quickest is too slow, and is not considered."
+    "brought to their end, then the fewest bytes written, then the least memory. A strategy that brings fewer than "
+    "half as many switches to their end as the quickest is too slow, and is not considered."
 )
 
 

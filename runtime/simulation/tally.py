@@ -18,7 +18,7 @@ from runtime.simulation.trace import Trace
 WINDOWS = 60
 """Windows of a trace at the most: points that a picture of a phone's width can show."""
 MOST_STANDS = 2000
-"""Moments of which the network's place is kept; of more, every so-manieth."""
+"""Moments of which the network's place is kept; of more, evenly spread ones."""
 FEWEST = 50
 """Requests of a window, on average, at the least: fewer make a share of wrong answers meaningless."""
 
