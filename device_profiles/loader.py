@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,8 +26,10 @@ from device_profiles.yaml_text import MAX_BYTES, MAX_DEPTH
 
 __all__ = [
     "MAX_BYTES", "MAX_DEPTH", "MAX_EXTENDS", "as_builtins", "builtin_names", "from_builtins", "json_schema", "load",
-    "parse",
+    "parse", "structure",
 ]  # fmt: skip
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_EXTENDS = 4
 """Files that a profile may rest on, one after the other: a board, its family, the modes that all have."""
@@ -69,6 +71,24 @@ def parse(text: str, origin: str) -> Profile:
         ProfileError: It is not YAML, or it breaks a rule of the format.
     """
     return _build(_extended(text, origin, FilePath(), ("",)), origin)
+
+
+def structure(kind: type[S], text: str, origin: str) -> S:
+    """Another structure than a profile from YAML text, with the same limits and the same words for what is wrong.
+
+    Args:
+        kind: The structure's type.
+        text: The YAML.
+        origin: Where it comes from, for error messages.
+
+    Raises:
+        ProfileError: It is not YAML, or it breaks the type.
+    """
+    data, lines = yaml_text.read(text, origin)
+    if problems := list(mismatches(kind, data, ())):
+        places = {path: Place(origin, line) for path, line in lines.items()}
+        raise ProfileError(origin, *(problem.located(places) for problem in problems))
+    return msgspec.convert(data, kind)
 
 
 def from_builtins(data: object, origin: str, overrides: Sequence[str] = ()) -> Profile:

@@ -1,4 +1,4 @@
-"""Commands of the device side: inspect, verify, simulate."""
+"""Commands of the device side: inspect, verify, and those of other modules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rich.table import Table
 from device_profiles import Profile
 from runtime import bundle_commands, profile_commands, service_commands
 from runtime.profile_commands import Overrides, chosen
-from runtime.terminal import err, guarded, out, plain, print_json, stages
+from runtime.simulation import commands as simulation_commands
+from runtime.terminal import guarded, out, plain, print_json, stages
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
@@ -29,9 +30,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
     app.callback(invoke_without_command=True)(about)
-    for command in (inspect, verify, simulate):
+    for command in (inspect, verify):
         app.command()(guarded(command))
     profile_commands.add_commands(app)
+    simulation_commands.add_commands(app)
     bundle_commands.add_commands(app)
     service_commands.add_commands(app)
 
@@ -105,55 +107,6 @@ def verify(
         out.print(f"{'[red]✗' if failed else '[green]✓'}[/] {len(checks) - len(failed)} of {len(checks)} checks passed")
     if failed:
         raise typer.Exit(1)
-
-
-def simulate(
-    bundle: BundlePath,
-    profile: ProfileName = None,
-    overrides: Overrides = None,
-    strategies: Annotated[str, typer.Option(help="Comma-separated strategies; default: all.")] = "",
-    bytes_per_increment: Annotated[
-        int | None, typer.Option(min=1, help="Write budget in place of the profile's.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory for report.html and PNGs.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the torn states.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Play every switching strategy through the real engine and compare them."""
-    from runtime.bundle import read
-    from runtime.fit import check_bundle
-    from runtime.report import check_available, write_report
-    from runtime.simulator import PLANNED, STRATEGIES, strategies_of
-    from runtime.simulator import simulate as run
-
-    names = tuple(name.strip() for name in strategies.split(","))
-    known = (PLANNED, *STRATEGIES)
-    if strategies and (unknown := sorted({*names} - {*known})):
-        raise typer.BadParameter(f"found {', '.join(unknown)}; expected some of {', '.join(known)}")
-    if output is not None:
-        check_available(output)
-    plan = read(bundle)
-    device = chosen(profile, plan.profile, overrides)
-    check_bundle(plan, device)
-    names = names if strategies else strategies_of(plan)
-    with stages() as bar:
-        bar.stage("Simulating", len(names))
-        result = run(
-            plan,
-            device,
-            names=names,
-            seed=seed,
-            bytes_per_increment=bytes_per_increment,
-            step=bar.step,
-        )
-    if as_json:
-        print_json(msgspec.to_builtins(result))
-    else:
-        out.print(strategies_table(msgspec.to_builtins(result)))
-        for name, reason in result.left_out.items():
-            out.print(f"{plain(name)} left out: {plain(reason)}")
-    if output is not None:
-        err.print(f"Report: {plain(write_report(output, plan, result))}", soft_wrap=True)
 
 
 def _modes_table(data: dict[str, Any], profile: Profile) -> Table:

@@ -109,8 +109,8 @@ def write_report(output: Path, bundle: Bundle, simulation: Simulation) -> Path:
     page = _render(bundle, simulation, pictures)
     output.mkdir(parents=True, exist_ok=True)
     for name, variants in pictures.items():
-        _write(output / f"{name}.png", variants["wide_light"])
-    _write(output / PAGE, page.encode())
+        write_whole(output / f"{name}.png", variants["wide_light"])
+    write_whole(output / PAGE, page.encode())
     return output / PAGE
 
 
@@ -202,7 +202,7 @@ def _bound(manifest: Manifest, move: TransitionEntry) -> str:
     )
 
 
-def _write(target: Path, raw: bytes) -> None:
+def write_whole(target: Path, raw: bytes) -> None:
     """Write a file whole or not at all."""
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as handle:
         partial = Path(handle.name)

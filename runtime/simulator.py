@@ -160,7 +160,7 @@ def simulate(
     left_out: dict[str, str] = {}
     for name in strategies_of(bundle) if names is None else names:
         step(name)
-        if why := _why_not(bundle, name):
+        if why := why_not(bundle, name):
             left_out[name] = why
             continue
         played[name] = _play(bundle, profile, name, evaluator, writes, states, torn, seed)
@@ -183,7 +183,7 @@ def strategies_of(bundle: Bundle) -> tuple[str, ...]:
     return (PLANNED, *STRATEGIES) if special else STRATEGIES
 
 
-def _why_not(bundle: Bundle, name: str) -> str:
+def why_not(bundle: Bundle, name: str) -> str:
     """Why a strategy cannot be played on this plan; empty if it can."""
     if name in ("linear", "ramp", "geodesic") and not bundle.manifest.stored.holds_all:
         return f"its rows between the two ends are not on the device's grid, {bundle.manifest.stored}"
