@@ -1,17 +1,17 @@
 """The sceptic's experiment: everything simpler than a planned path, from the same end points, in the same states.
 
 The demo's network, VGG-11 and a residual network on CIFAR-10 go C1 → C2 → C3 → C4 → C1, and C1 → D, the mode with half
-the multiply-accumulates, by every strategy: overwriting in storage order (``naive``), units zeroed first, along a straight
-line, in one pass with readers first (``ordered``), along a ramp, along the stored geodesic, as the plan has it
+the multiply-accumulates, by every strategy: overwriting in storage order (``naive``), units zeroed first, along a
+straight line, in one pass with readers first (``ordered``), along a ramp, along the stored geodesic, as the plan has it
 (``planned``), by copy-on-write of whole tensors (``flip``) and by another session (``reload``); and with the end point
 that makes up for nothing (``plain``). What is asked: how much any state loses against C1, what it costs in bytes, time,
 weight memory and latency, how many requests are answered wrong because weights are being written, and what a kill
 leaves in memory that persists.
 
 The bar: of requests that come while weights are written in place for 20 seconds, the planned path answers at most 5 %
-as many wrong because of the transition as ``naive`` does. A count of a whole tour, or of the way to D, over ten seeds of
-arrivals and samples; see ``benchmarks.strategies_requests``. Plans and answers are of one planning seed for each network
-of CIFAR-10, and of three for the demo's. Finished parts are kept in the cache.
+as many wrong because of the transition as ``naive`` does, on a whole tour and on the way to D, over ten seeds of
+arrivals and samples; see ``benchmarks.strategies_requests``. Plans are of one planning seed for each network of
+CIFAR-10, and of three for the demo's. Finished parts are kept in the cache.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Setting:
     asked: int
 
 
-DIGITS = Setting(500, 41, 4, 400, 20, IN_PLACE, 500)
-RESIDUAL = Setting(500, 21, 2, 100, 10, IN_PLACE, 300)
+DIGITS = Setting(500, 41, 4, 400, 12, IN_PLACE, 500)
+RESIDUAL = Setting(500, 21, 2, 100, 12, IN_PLACE, 300)
 TOUR = Setting(300, 11, 1, 30, 0, (), 0)
 DEEPER = Setting(300, 13, 2, 30, 4, ("naive", PLANNED), 100)
 QUICK = Setting(100, 6, 1, 10, 2, ("naive", PLANNED), 50)

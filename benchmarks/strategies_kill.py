@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -58,7 +57,7 @@ def killed(
         Loss against the dense network before and after the repair of each kill that hit a walk, how many of them left
         a row half written, and what went wrong with repairs.
     """
-    plan, chance = scripted(bundle, ends, name), random.Random(seed)
+    plan, chance = scripted(bundle, ends, name), np.random.default_rng(seed)
     labels = evaluator.samples.labels
     dense = evaluator.at(bundle.table, bundle.table.dense()).outputs.argmax(axis=1)
 
@@ -93,8 +92,11 @@ def killed(
                 found["unrepaired"].append(str(error)[:300])
             finally:
                 home.close()
-    console.print(f"{bundle.path.name}, {name}: {found['walking']} of {times} kills on the way, {found['torn']} torn, "
-                  f"worst {max(found['before'], default=0):.1f}, repaired {max(found['after'], default=0):.1f} points")  # fmt: skip
+    worst, repaired = (max(found[key], default=0) for key in ("before", "after"))
+    console.print(
+        f"{bundle.path.name}, {name}: {found['walking']} of {times} kills on the way, {found['torn']} torn, "
+        f"worst {worst:.1f}, repaired {repaired:.1f} points"
+    )
     return found
 
 
@@ -142,7 +144,7 @@ def _nursery(
             raise RuntimeError(f"{name}: found exit status {process.returncode} of what makes the victims, expected 0")
 
 
-def _kill(nursery: subprocess.Popen[str], chance: random.Random) -> str | None:
+def _kill(nursery: subprocess.Popen[str], chance: np.random.Generator) -> str | None:
     """Have a process made, let it walk for a random time, and kill it; how its recovery ended, None if it had none."""
     assert nursery.stdin is not None
     assert nursery.stdout is not None

@@ -34,8 +34,8 @@ SHARE = 0.5
 BLOCK = 16
 """Filters that a convolution keeps together where the network is a real one, see ``benchmarks.deep``."""
 GUARDS = {"resnet8": 8.0, "vgg11": 30.0}
-"""Points that a plan's paths may lose where the deep mode itself, or a selection of few images, rules out the 2.5 of the
-devices' own guard. VGG-11's is no guard at all: of its paths the planner has budget for those of one pass alone."""
+"""Points that a plan's paths may lose where the deep mode itself, or a selection of few images, rules out the 2.5 of
+the devices' own guard. VGG-11's is none at all: of its paths the planner has budget for those of one pass alone."""
 _DEEP_MODE = Mode(description="half the multiply-accumulates", from_="C1", macs=SHARE)
 
 
@@ -77,7 +77,7 @@ def digits(seed: int) -> Subject:
 
 
 def residual(seed: int) -> Subject:
-    """A residual network on CIFAR-10: half the filters of one block, a quarter of another's as well, half of them back."""
+    """A residual network on CIFAR-10: filters of one block removed, of another as well, some back."""
     name, data = "resnet8", "cifar10"
 
     def module() -> nn.Module:
@@ -96,7 +96,8 @@ def residual(seed: int) -> Subject:
     }  # fmt: skip
     tour = (("C1", "C2"), ("C2", "C3"), ("C3", "C4"), ("C4", "C1"), ("C1", DEEP))
     profile = msgspec.structs.replace(
-        loader.load("raspberry-pi-5"), name="resnet8-strategies", modes=modes, transitions=tour, guard=Guard(max_drop_points=GUARDS[name]),
+        loader.load("raspberry-pi-5"), name="resnet8-strategies", modes=modes, transitions=tour,
+        guard=Guard(max_drop_points=GUARDS[name]),
         channel_block=BLOCK,
     )  # fmt: skip
     options = Options(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -239,10 +240,7 @@ def _rounded(figures: tuple[float, float]) -> list[float]:
 def increments_of(one: Way, count: int) -> list[Increment]:
     """A way's writes in about so many increments of equal bytes, each of a chunk at least."""
     positions = spread_positions(one.chunks, one.table, count + 1)
-    return [
-        Increment.gather(one.table, one.chunks, begin, end)
-        for begin, end in zip(positions[:-1], positions[1:], strict=True)
-    ]
+    return [Increment.gather(one.table, one.chunks, begin, end) for begin, end in pairwise(positions)]
 
 
 def bank_of(evaluator: Evaluator, one: Way) -> InPlaceBank[Weights]:

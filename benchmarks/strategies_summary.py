@@ -22,23 +22,24 @@ def summary(found: list[dict[str, Any]], rivals: dict[str, Any]) -> list[str]:
             if name in of and of[name]["worst_loss"] <= lowest + max(0.5, of[name]["interval"] / 2)
         )
         own, naive = of[enough], of["naive"]
-        dearest = f"{100 * (flip['peak_bytes'] / own['peak_bytes'] - 1):.0f} %"
-        lines.append(
-            f"{what}: where {dearest} more weight memory is there, flip dominates: no mixed state, worst "
-            f"{flip['worst_loss']:.1f} ± {flip['interval']:.1f} points (an end), {flip['times']:.1f} times the bytes of the "
-            f"changed rows. In place, {enough} is the simplest that is as good as any: worst {own['worst_loss']:.1f} ± "
-            f"{own['interval']:.1f} points at {own['times']:.1f} times; naive {naive['worst_loss']:.1f}. Wrong because of the "
-            f"transition, of all requests of all seeds: naive {sum(naive['because_per_seed'])}, {enough} "
-            f"{sum(own['because_per_seed'])}, planned {sum(of['planned']['because_per_seed'])}. reload writes "
-            f"{reload_['times']:.1f} times the bytes."
-        )
+        more = 100 * (flip["peak_bytes"] / own["peak_bytes"] - 1)
+        wrong = {name: sum(of[name]["because_per_seed"]) for name in ("naive", enough, "planned")}
+        lines += [
+            f"{what}: where {more:.0f} % more weight memory is there, flip dominates: no mixed state, worst "
+            f"{flip['worst_loss']:.1f} ± {flip['interval']:.1f} points (an end), {flip['times']:.1f} times the bytes "
+            f"of the changed rows; reload {reload_['times']:.1f} times.",
+            f"{what}, in place: {enough} is the simplest that is as good as any, worst {own['worst_loss']:.1f} ± "
+            f"{own['interval']:.1f} points at {own['times']:.1f} times the bytes; naive {naive['worst_loss']:.1f}. Of "
+            f"{sum(naive['requests_per_seed'])} requests, wrong because of the transition: "
+            + ", ".join(f"{name} {number}" for name, number in wrong.items()) + ".",
+        ]  # fmt: skip
     for one in found:
         for name, kills in one["kills"].get("strategies", {}).items():
             if kills["before"]:
                 lines.append(
                     f"{one['network']}, seed {one['seed']}, killed while walking by {name}: {kills['walking']} of "
-                    f"{kills['kills']} kills on the way, {kills['torn']} with a row half written; what was left lost at "
-                    f"worst {max(kills['before']):.1f} points, after the repair {max(kills['after']):.1f}; "
+                    f"{kills['kills']} kills on the way, {kills['torn']} with a row half written; what was left lost "
+                    f"at worst {max(kills['before']):.1f} points, after the repair {max(kills['after']):.1f}; "
                     f"{len(kills['unrepaired'])} not repaired."
                 )
     return lines

@@ -99,7 +99,7 @@ def main(path: str, left: str, reached: str, name: str, home: str, pause_s: floa
         if child == 0:
             try:
                 walk(bundle, home, pause_s)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - whatever it is, the one who waits is told
                 _say(failed=traceback.format_exc()[-1000:])
             os._exit(1)
         _say(pid=child)
