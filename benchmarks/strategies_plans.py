@@ -58,7 +58,7 @@ class Subject:
     bundles: tuple[Callable[[], Bundle], ...]
 
 
-def digits(seed: int) -> Subject:
+def digits(seed: int, *, geodesics: bool = True) -> Subject:
     """The demo's network, with the demo's modes and a deep one."""
 
     def module() -> nn.Module:
@@ -69,7 +69,7 @@ def digits(seed: int) -> Subject:
         profile, name="digits-strategies", modes={**profile.modes, DEEP: _DEEP_MODE},
         transitions=(*profile.transitions, ("C1", DEEP)),
     )  # fmt: skip
-    options = Options(seed=seed, every_candidate=True, probes=16, certified=0, landscape=0)
+    options = Options(seed=seed, every_candidate=geodesics, probes=16, certified=0, landscape=0)
     return Subject(
         "digits-cnn", demo.DATA, seed, module,
         (lambda: _plan(demo.MODEL, module(), load(demo.DATA), profile, options),),

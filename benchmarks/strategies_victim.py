@@ -12,6 +12,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import select
+import signal
 import sys
 import time
 import traceback
@@ -34,6 +36,8 @@ PIECES: Final = 4
 INCREMENTS: Final = 20
 """Of a walk: between two, the journal is written."""
 UNPACED: Final = 1e9
+LINE_BYTES: Final = 100
+LOOK_S: Final = 0.02
 
 
 class SlowCells(Files):
@@ -92,9 +96,9 @@ def walk(bundle: Bundle, home: str, pause_s: float) -> None:
 
 
 def main(path: str, left: str, reached: str, name: str, home: str, pause_s: float) -> None:
-    """Make a process for every line of the standard input."""
+    """Make a process for every line of the standard input; who closes it ends the last one too."""
     bundle = scripted(read(path), (left, reached), name)
-    for _ in sys.stdin:
+    while os.read(sys.stdin.fileno(), LINE_BYTES):
         child = os.fork()
         if child == 0:
             try:
@@ -103,7 +107,12 @@ def main(path: str, left: str, reached: str, name: str, home: str, pause_s: floa
                 _say(failed=traceback.format_exc()[-1000:])
             os._exit(1)
         _say(pid=child)
-        os.waitpid(child, 0)
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            # Nothing is asked for while one lives: something to be read is the end of the one who asks.
+            if select.select([sys.stdin], [], [], LOOK_S)[0]:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                break
         _say(ended=child)
 
 
