@@ -79,7 +79,7 @@ CASES: dict[str, Case] = {
     "digits-cnn": (plans.digits, (0, 1, 2), DIGITS),
     "resnet8": (plans.residual, (0,), RESIDUAL),
     "vgg11-deep": (plans.vgg_deep, (0,), DEEPER),
-    "vgg11": (plans.vgg_tour, (1,), TOUR),
+    "vgg11": (plans.vgg_tour, (2,), TOUR),
 }
 
 
