@@ -34,16 +34,13 @@ from benchmarks.strategies_picture import picture
 from benchmarks.strategies_plans import DEEP, Subject, console
 from benchmarks.strategies_requests import SEEDS, count, held
 from benchmarks.strategies_states import AT_ONCE, IN_PLACE, PLAIN, Witness, loss, measured
-from benchmarks.strategies_summary import summary
+from benchmarks.strategies_summary import BAR, summary
 from planner.datasets import load
 from runtime.bundle import Bundle
 from runtime.evaluation import Evaluator
 from runtime.samples import Samples
 from runtime.session import Session
 from runtime.simulator import PLANNED
-
-BAR = 5.0
-"""Per cent of the answers that are wrong because of the transition under ``naive``."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ from runtime.weight_memory import WeightMemory
 
 ROOT = Path(__file__).parent.parent
 WALK_S = 0.6
-"""About what a walk's writes take."""
+"""Twice what a walk's pauses take together; where there are so many that the system's own time counts, it takes longer."""
+SLEEP_S = 1e-4
+"""What the shortest pause takes about."""
 console = Console(stderr=True)
 
 
@@ -67,13 +69,15 @@ def killed(
         return loss(labels, dense, classes)[0]
 
     found: dict[str, Any] = {"kills": times, "walking": 0, "torn": 0, "before": [], "after": [], "unrepaired": []}
-    pause_s = WALK_S / (2 * PIECES * len(plan.transitions[0].chunks))
+    pieces = (PIECES + 1) * len(plan.transitions[0].chunks)
+    pause_s = WALK_S / (2 * pieces)
+    longest_s = 2 * max(WALK_S, pieces * (pause_s + SLEEP_S))
     with (
         tempfile.TemporaryDirectory(prefix="geoshift-strategies-") as folder,
         _nursery(bundle, ends, name, folder, pause_s) as nursery,
     ):
         for _ in range(times):
-            recovery = _kill(nursery, chance)
+            recovery = _kill(nursery, chance.uniform(0, longest_s))
             if recovery not in (None, "committed"):
                 found["unrepaired"].append(f"recovery ended {recovery}")
             home = StateDirectory(folder, Files())
@@ -144,8 +148,8 @@ def _nursery(
             raise RuntimeError(f"{name}: found exit status {process.returncode} of what makes the victims, expected 0")
 
 
-def _kill(nursery: subprocess.Popen[str], chance: np.random.Generator) -> str | None:
-    """Have a process made, let it walk for a random time, and kill it; how its recovery ended, None if it had none."""
+def _kill(nursery: subprocess.Popen[str], after_s: float) -> str | None:
+    """Have a process made, let it walk for a time, and kill it; how its recovery ended, None if it had none."""
     assert nursery.stdin is not None
     assert nursery.stdout is not None
     nursery.stdin.write("one more\n")
@@ -156,7 +160,7 @@ def _kill(nursery: subprocess.Popen[str], chance: np.random.Generator) -> str | 
         heard |= json.loads(line) if line else {"failed": "it ended"}
         if "failed" in heard:
             raise RuntimeError(f"a process that was to be killed failed before: {heard['failed']}")
-    time.sleep(chance.uniform(0, 2 * WALK_S))
+    time.sleep(after_s)
     os.kill(heard["pid"], signal.SIGKILL)
     while "ended" not in heard:
         heard |= json.loads(nursery.stdout.readline())
