@@ -1,8 +1,8 @@
 """What a request costs at rest and while weights are replaced, from runs that alternate so that other load spares none.
 
 Requests and writes take turns on one core, as in the engine with policy ``in-place``. A reload is the one thing that
-does not take turns: it makes a session in another thread while requests come. Percentiles are those of a core that other
-processes may use as well; medians of ratios are not moved by them.
+does not take turns: it makes a session in another thread while requests come. Percentiles are those of a core that
+other processes may use as well; medians of ratios are not moved by them.
 """
 
 from __future__ import annotations
