@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks import strategies_plans as plans
 from benchmarks.frame import Claim, Findings, main
@@ -36,7 +37,7 @@ from benchmarks.strategies_requests import SEEDS, count, held
 from benchmarks.strategies_states import AT_ONCE, IN_PLACE, PLAIN, Witness, loss, measured
 from benchmarks.strategies_summary import BAR, summary
 from planner.datasets import load
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, Transition
 from runtime.evaluation import Evaluator
 from runtime.samples import Samples
 from runtime.session import Session
@@ -94,7 +95,7 @@ def case(name: str, one: Case, *, keep: bool) -> list[dict[str, Any]]:
     for seed in seeds:
         subject = subject_of(seed)
         parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "states": partial(states, subject, setting),
+            "states": partial(states, subject, setting, keep=keep),
             "kills": partial(kills, subject, setting),
             "latency": partial(latencies, subject, setting),
         }
@@ -120,10 +121,11 @@ def asked(subject: Subject, bundle: Bundle, images: int) -> Evaluator:
     return Evaluator(Session(bundle.graph, bundle.constants, threads=1), samples(subject, images))
 
 
-def states(subject: Subject, setting: Setting) -> dict[str, Any]:
-    """Loss, costs and requests of every strategy on every transition."""
+def states(subject: Subject, setting: Setting, *, keep: bool) -> dict[str, Any]:
+    """Loss, costs and requests of every strategy on every transition; each transition is a part of its own."""
     transitions: dict[str, Any] = {}
     modes: dict[str, Any] = {}
+    module = subject.module()
     for bundle in (make() for make in subject.bundles):
         evaluator = asked(subject, bundle, setting.images)
         witness, labels = Witness(bundle, evaluator, setting.whole, setting.torn), evaluator.samples.labels
@@ -135,20 +137,29 @@ def states(subject: Subject, setting: Setting) -> dict[str, Any]:
                 "weight_bytes": mode.weight_bytes,
             }  # fmt: skip
         for move in bundle.transitions:
-            figures, seen = measured(witness, bundle, move, labels)
-            left, reached = (witness.at(bundle.states[mode]) for mode in move.ends)
-            for name, one in figures.items():
-                known = seen.get(name) or held(left, reached)
-                one["requests"] = [count(known, one["times"], labels, dense, seed) for seed in SEEDS]
-            transitions[" → ".join(move.ends)] = {
-                "planned_is": move.entry.strategy,
-                "chunks": len(move.chunks),
-                "moved_bytes": sum(layer.row_bytes * layer.units for layer in bundle.table.layers),
-                "strategies": figures,
-            }
-            worst = {name: max(state[2] for state in one["states"]) for name, one in figures.items()}
+            work = partial(walked, witness, bundle, move, labels)
+            part = f"strategies-{subject.name}-{'-'.join(move.ends)}-seed{subject.seed}"
+            found = kept(part, (setting, bundle.id), module, work) if keep else work()
+            transitions[" → ".join(move.ends)] = found
+            worst = {name: max(state[2] for state in one["states"]) for name, one in found["strategies"].items()}
             console.print(f"  {' → '.join(move.ends)}: worst loss {worst}")
     return {"modes": modes, "transitions": transitions, "dense_accuracy": float((dense == labels).mean())}
+
+
+def walked(witness: Witness, bundle: Bundle, move: Transition, labels: NDArray[np.integer[Any]]) -> dict[str, Any]:
+    """Figures of one transition."""
+    figures, seen = measured(witness, bundle, move, labels)
+    dense = witness.at(bundle.table.dense())
+    left, reached = (witness.at(bundle.states[mode]) for mode in move.ends)
+    for name, one in figures.items():
+        known = seen.get(name) or held(left, reached)
+        one["requests"] = [count(known, one["times"], labels, dense, seed) for seed in SEEDS]
+    return {
+        "planned_is": move.entry.strategy,
+        "chunks": len(move.chunks),
+        "moved_bytes": sum(layer.row_bytes * layer.units for layer in bundle.table.layers),
+        "strategies": figures,
+    }
 
 
 def kills(subject: Subject, setting: Setting) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from runtime.weight_memory import WeightMemory
 
 ROOT = Path(__file__).parent.parent
 WALK_S = 0.6
-"""Twice what a walk's pauses take together; where they are so many that the system's own time counts, it lasts longer."""
+"""Twice what a walk's pauses take together; where there are so many that the system's own counts, longer."""
 SLEEP_S = 1e-4
 """What the shortest pause takes about."""
 console = Console(stderr=True)
