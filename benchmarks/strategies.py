@@ -68,7 +68,7 @@ class Setting:
 
 
 DIGITS = Setting(500, 41, 4, 400, 12, IN_PLACE, 500)
-RESIDUAL = Setting(500, 21, 2, 100, 12, IN_PLACE, 300)
+RESIDUAL = Setting(300, 11, 1, 100, 8, IN_PLACE, 300)
 TOUR = Setting(200, 9, 1, 30, 0, (), 0)
 DEEPER = Setting(200, 11, 1, 30, 4, ("naive", PLANNED), 100)
 QUICK = Setting(100, 6, 1, 10, 2, ("naive", PLANNED), 50)
