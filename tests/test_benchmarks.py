@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from benchmarks import frame, kill
 from benchmarks.frame import Claim, Findings
+from benchmarks.strategies_requests import RATE, SECONDS, arrivals, count
+from benchmarks.strategies_states import Seen
 
 KEYS = {"name", "command", "commit", "machine", "date", "seeds", "seconds", "claims", "rivals", "data"}
 CLAIM_KEYS = {"name", "value", "unit", "op", "bar", "ok", "spread"}
@@ -80,3 +83,72 @@ def test_published_results_have_the_form_and_name_no_machine():
         assert not record["command"].endswith("--quick"), path
         assert str(Path(frame.__file__).parents[1]) not in path.read_text(), path
         assert path.with_suffix(".png").is_file()
+
+
+def test_requests_are_wrong_because_of_the_transition_only_where_neither_end_is_to_blame():
+    labels = np.zeros(4, np.int64)
+    right, wrong = 0, 1
+    # Samples: the transition is to blame; the mode being reached is wrong too; C1 is; nobody ever is.
+    along = np.array(
+        [[right, right, wrong, right], [wrong, wrong, wrong, right], [right, wrong, right, right]], np.int64
+    )
+    seen = Seen(np.array([0.0, 0.5, 1.0]), along, ())
+    found = count(seen, 1.0, labels, along[0], seed=0)
+    behind, samples = arrivals(1.0, 4, seed=0)
+    half = behind >= 0.5
+    assert found == {
+        "requests": len(samples),
+        "because": int((half & (samples == 0)).sum()),
+        "wrong_and_different": int((half & (samples < 2)).sum()),
+    }
+    assert found["because"] > 0
+    assert len(samples) == pytest.approx(RATE * SECONDS, rel=0.2)
+
+
+def test_a_longer_way_has_the_requests_of_a_shorter_one_and_more():
+    short, long = arrivals(1.0, 100, seed=3), arrivals(2.0, 100, seed=3)
+    assert len(long[1]) > len(short[1])
+    assert np.array_equal(long[1][: len(short[1])], short[1])
+    assert np.allclose(2 * long[0][: len(short[0])], short[0])
+
+
+@pytest.fixture(scope="module")
+def sceptic(tmp_path_factory):
+    """What the sceptic's experiment wrote in its quick form."""
+    folder = tmp_path_factory.mktemp("sceptic")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.strategies", "--quick", "--out", str(folder)],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1],
+        env={**os.environ, "GEOSHIFT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads((folder / "strategies.json").read_text())
+
+
+def test_every_strategy_is_measured_between_the_same_ends(sceptic):
+    folder, record = sceptic
+    assert (folder / "strategies.png").stat().st_size > 0
+    [network] = record["data"]["networks"]
+    assert set(network["states"]["transitions"]) == {"C1 → C2", "C2 → C3", "C3 → C4", "C4 → C1", "C1 → D"}
+    assert network["states"]["modes"]["D"]["macs"] <= 0.5
+    for figures in network["states"]["transitions"].values():
+        of = figures["strategies"]
+        assert {"naive", "zero-first", "linear", "ordered", "ramp", "planned", "plain"} <= set(of)
+        ends = {name: [one["states"][0][2]] for name, one in of.items() if not name.startswith("plain")}
+        assert len({tuple(end) for end in ends.values()}) == 1
+        assert {state[0] for state in of["naive"]["states"]} >= {"whole", "torn"}
+        assert of["naive"]["times"] == of["ordered"]["times"] == 1
+        assert of["linear"]["times"] > 5
+        assert of["flip"]["peak_bytes"] > of["naive"]["peak_bytes"]
+        assert all(one["because"] == 0 for one in of["flip"]["requests"])
+        assert len(of["naive"]["requests"]) == 10
+
+
+def test_kills_are_repaired_and_told(sceptic):
+    _, record = sceptic
+    [network] = record["data"]["networks"]
+    for name, found in network["kills"]["strategies"].items():
+        assert found["unrepaired"] == [], name
+        assert found["kills"] == 2
+        assert len(found["before"]) == len(found["after"]) == found["walking"]
+    assert record["data"]["summary"]
