@@ -68,7 +68,7 @@ TOO_DEAR = {  # left out on VGG-11, to save time
 VGG_PLAN = tuple(pair for pair in PLAN if pair not in TOO_DEAR)
 VGG = Setting(
     "vgg11", "cifar10", "features.0", 50, selection=5000, walked=400, tested=800, fit=1000, probes=24, held=128,
-    iterations=8, positions=4, tears=1, guard=4.0, plan=VGG_PLAN,
+    iterations=8, positions=4, tears=1, guard=8.0, plan=VGG_PLAN,
 )  # fmt: skip
 QUICK = Setting(
     "digits-cnn", "digits", "conv1", 10, selection=400, walked=400, tested=500, fit=400, probes=32, held=64,

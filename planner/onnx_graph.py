@@ -111,6 +111,7 @@ def read_onnx(path: Path, limit: int) -> OnnxFile:
         )
     external = _external(path, graph, limit)
     constants = _constants(path, graph, external)
+    floats = {tensor.name: _as_float32(constants[tensor.name]) for tensor in graph.initializer}
     digest = hashlib.sha256(content)
     for array in external.values():
         digest.update(array.tobytes())
@@ -118,8 +119,7 @@ def read_onnx(path: Path, limit: int) -> OnnxFile:
         path=path,
         content=content,
         external=external,
-        tensors={tensor.name: array for tensor in graph.initializer
-                 if (array := _as_float32(constants[tensor.name])) is not None},
+        tensors={name: array for name, array in floats.items() if array is not None},
         operations=_operations(path, graph, constants),
         norms=tuple(node.name or node.output[0] for node in graph.node if node.op_type == "BatchNormalization"),
         sha256=digest.hexdigest(),

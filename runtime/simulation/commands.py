@@ -165,7 +165,7 @@ def sweep(
     cases = []
     for path in bundles:
         plan = read(path)
-        for device in [chosen(one, plan.profile, overrides) for one in profile or [None]]:
+        for device in [chosen(one, plan.profile, overrides) for one in profile or (None,)]:
             check_bundle(plan, device)
             times = _latency(plan, device, latency) or latency_of_profile(plan, device)
             times = times or measure_latency(plan, device.threads)
