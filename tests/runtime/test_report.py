@@ -76,7 +76,7 @@ def test_page_says_what_a_walk_costs_and_which_trade_off_was_named(written):
     assert "What a walk costs Predicted for raspberry-pi-5 from its profile" in words
     assert words.count("41,216 21 250 ms 4.2 mJ* 1 2e-05 (100,000 walks) 20,608 bytes, 125 ms*") == 4
     assert "the one of the fewest bytes, which is what the profile asks for ( trade_off: bytes )" in words
-    assert "What these figures rest on ( * marks what rests on an assumed one)" in words
+    assert "What these figures rest on (* marks what rests on an assumed one): energy*: energy.joules" in words
 
 
 def test_page_names_modes_strategies_and_words(written):
