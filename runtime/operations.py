@@ -123,6 +123,8 @@ class Entry:
             bytes_written=0 if result is None else result.bytes_written,
             longest_stall_ms=0.0 if result is None else result.longest_stall_ms,
             created_s=self.created_s,
+            retries=0 if result is None else result.retries,
+            pauses=0 if result is None else result.pauses,
         )
         return self.final
 

@@ -55,4 +55,5 @@ class Tally:
                 row_writes=dict(writes.row_writes),
                 outcomes=dict(self._outcomes),
                 pushes=dict(self._pushes),
+                retries=writes.retries,
             )

@@ -97,6 +97,10 @@ class OperationView(_View, frozen=True, kw_only=True, rename={"from_": "from"}):
     longest_stall_ms: float | None
     """Longest time that an increment kept callers out; null while it is under way."""
     created_s: float
+    retries: int = 0
+    """Rows that read back wrong and were written again."""
+    pauses: int = 0
+    """Declared pauses that increments were written in, on a device that cannot compute meanwhile."""
 
 
 class HoldView(_View, frozen=True, kw_only=True):
@@ -161,6 +165,8 @@ class Counters(_View, frozen=True, kw_only=True):
     """Operations that ended so, since opened."""
     pushes: dict[PushOutcome, int]
     """Pushes that ended so, since opened."""
+    retries: int = 0
+    """Rows that read back wrong and were written again; among ``row_writes`` and ``bytes_written``."""
 
 
 class PushView(_View, frozen=True, kw_only=True):

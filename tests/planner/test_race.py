@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 from distributed import LocalCluster
 
+from device_profiles import loader
+from device_profiles.figure import Figure
 from planner.candidates import NoSafePath
 from planner.executors import ClusterError, InProcess, executor
 from planner.store import Store, StoreError
@@ -61,6 +64,29 @@ def test_a_path_is_given_up_at_the_first_state_that_rules_it_out(study):
     shorter = Rival(worst=0.0, bytes_written=whole.bytes_written - 1)
     (finished,) = study.do(Job(("C1", "C2"), "naive", race=True, rival=shorter)).candidates
     assert finished.complete == (whole.bound >= study.dense.accuracy - study.max_drop)
+
+
+def test_what_rules_a_path_out_is_the_cost_that_the_profile_names(study):
+    """A path of more bytes that takes fewer seconds is the cheaper one where seconds are asked for."""
+    naive = Job(("C1", "C2"), "naive", race=True)
+    device = loader.load("raspberry-pi-5")
+    paced = msgspec.structs.replace(
+        device.writes, bytes_per_second=Figure(value=1e4, provenance="assumed", source="a test")
+    )
+    timed = replace(study, profile=msgspec.structs.replace(device, trade_off="seconds", writes=paced))
+    (whole,) = timed.do(replace(naive, race=False)).candidates
+    assert whole.cost.seconds > 0
+    assert timed.digest != study.digest
+    slower = Rival(worst=1.0, bytes_written=whole.bytes_written - 1, price=whole.cost.seconds + 1)
+    assert (
+        not timed.do(replace(naive, rival=slower)).candidates[0].complete
+    )  # cheaper, so its worst state has to be better
+    faster = Rival(worst=0.0, bytes_written=whole.bytes_written + 1, price=whole.cost.seconds / 2)
+    (dearer,) = timed.do(replace(naive, rival=faster)).candidates
+    assert dearer.complete == (whole.bound >= study.dense.accuracy - study.max_drop)
+    exact = replace(study, profile=msgspec.structs.replace(device, trade_off="accuracy"))
+    better = Rival(worst=1.0, bytes_written=0, price=0)
+    assert not exact.do(replace(naive, rival=better)).candidates[0].complete
 
 
 def test_a_budget_leaves_out_what_would_go_beyond_it_and_says_so(study, whole):

@@ -5,7 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import cast
 
+import msgspec
+
 from device_profiles import loader
+from device_profiles.energy import Energy
+from device_profiles.figure import Figure
 from runtime.bundle import Bundle
 from runtime.landscape import Landscape, LandscapePath, LandscapePoint
 from runtime.manifest import (
@@ -141,6 +145,6 @@ def bundle(*, landscapes: bool = False) -> Bundle:
         files={},
     )  # fmt: skip
     transitions = tuple(SimpleNamespace(entry=one, landscape=drawn(one) if landscapes else None) for one in MOVES)
-    return cast(
-        Bundle, SimpleNamespace(manifest=manifest, profile=loader.load("raspberry-pi-5"), transitions=transitions)
-    )
+    per_byte = Figure(value=1e-7, provenance="assumed", source="a test")
+    profile = msgspec.structs.replace(loader.load("raspberry-pi-5"), energy=Energy(joules_per_byte_written=per_byte))
+    return cast(Bundle, SimpleNamespace(manifest=manifest, profile=profile, transitions=transitions))

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.bank import Increment, InPlaceBank, ShadowBank
+from runtime.bank import Increment, InPlaceBank, ShadowBank, increments
 from runtime.chunks import ChunkList
-from runtime.controller import increments
 from runtime.errors import BundleError
 from runtime.rows import BASE, ZERO, same_state
 from tests.runtime.plans import LAYERS, states, table, writes

@@ -10,14 +10,17 @@ import pytest
 from device_profiles import loader
 from runtime import bundle as bundles
 from runtime import costs
-from runtime.bank import InPlaceBank
+from runtime.bank import Increment, InPlaceBank, ShadowBank, increments
 from runtime.chunks import ChunkList
 from runtime.errors import BundleError
 from runtime.evaluation import Evaluator
+from runtime.files import Files
 from runtime.graphs import live_session
 from runtime.manifest import decode
 from runtime.net import Net
 from runtime.operation import Outcome
+from runtime.rows import RowTable
+from runtime.weight_memory import PersistentBank, WeightMemory
 from tests.runtime.bundles import content, profile, write_bundle
 from tests.runtime.devices import made, settled
 from tests.runtime.nets import PACE
@@ -330,6 +333,46 @@ def test_without_a_check_nothing_is_read_back(bundle):
         memory._most_writes = None
         memory._load = None  # nothing may call it
         assert net.switch("C2").wait(60).outcome is Outcome.COMMITTED
+
+
+class FlippingTable(RowTable):
+    """Writes of its rows leave a bit wrong now and then."""
+
+    rng = np.random.default_rng(1)
+
+    def write(self, tensors, name, rows, values):
+        super().write(tensors, name, rows, flipped(values, self.rng))
+
+
+class FlippingFiles(Files):
+    """A mapped file whose bytes come out wrong now and then."""
+
+    rng = np.random.default_rng(2)
+
+    def store(self, target, values):
+        super().store(target, flipped(values[None], self.rng)[0])
+
+
+def flipped(values, rng):
+    values = np.array(values)
+    values.view(np.int32)[rng.random(len(values)) < 0.3, 0] ^= 1
+    return values
+
+
+@pytest.mark.parametrize("policy", ["shadow", "persistent"])
+def test_other_banks_check_their_writes_too(policy, tmp_path):
+    rows, chunks, start = table(), some_chunks(), table().dense()
+    if policy == "shadow":
+        bank = ShadowBank(FlippingTable(rows.layers, rows._base, rows.pool), start, dict, 30)
+    else:
+        bank = PersistentBank(WeightMemory.create(tmp_path / "w", rows, "b" * 64, start, FlippingFiles()), dict, 30)
+    again = 0
+    for begin, end, _ in increments(chunks, rows, lambda: 80):
+        again += len(bank.write(Increment.gather(rows, chunks, begin, end)))
+        expected = rows.tensors(chunks.state_at(start, end))
+        with bank.read() as held:
+            assert all(held[name].tobytes() == expected[name].tobytes() for name in expected)
+    assert again > 0
 
 
 # Endurance

@@ -17,7 +17,7 @@ from device_profiles.errors import GeoshiftError
 from runtime.report import STRATEGIES as SENTENCES
 from runtime.report import ReportUnavailable, check_available, write_report
 from runtime.simulator import PLANNED, STRATEGIES
-from tests.runtime.simulations import HOSTILE, SAMPLES, bundle, everything, simulation
+from tests.runtime.simulations import COST, HOSTILE, MOVES, SAMPLES, bundle, everything, simulation
 
 VOID = {"meta", "img", "source", "br"}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -76,7 +76,24 @@ def test_page_says_what_a_walk_costs_and_which_trade_off_was_named(written):
     assert "What a walk costs Predicted for raspberry-pi-5 from its profile" in words
     assert words.count("41,216 21 250 ms 4.2 mJ* 1 2e-05 (100,000 walks) 20,608 bytes, 125 ms*") == 4
     assert "the one of the fewest bytes, which is what the profile asks for ( trade_off: bytes )" in words
-    assert "What these figures rest on ( * marks what rests on an assumed one)" in words
+    assert "What these figures rest on (* marks what rests on an assumed one): energy*: energy.joules" in words
+
+
+def test_candidates_are_drawn_by_the_cost_that_the_profile_names():
+    from runtime import path_plots
+    from runtime.canvas import Look
+
+    drawn = set()
+    costly = [
+        msgspec.structs.replace(one, cost=msgspec.structs.replace(COST, seconds=0.5 * number, wear=1e-6 * (number + 1)))
+        for number, one in enumerate(MOVES[0].candidates)
+    ]
+    move = msgspec.structs.replace(MOVES[0], candidates=tuple(costly))
+    for trade_off in ("bytes", "seconds", "energy", "wear", "accuracy"):
+        picture = path_plots.candidates(Look(narrow=False, dark=False), [move], trade_off)
+        assert picture.startswith(PNG)
+        drawn.add(picture)
+    assert len(drawn) == 4  # accuracy is drawn over bytes
 
 
 def test_page_names_modes_strategies_and_words(written):
