@@ -242,7 +242,7 @@ def map_of(cells: list[dict[str, Any]], speeds: tuple[float, ...], rates: tuple[
         for cell in (cell for cell in cells if cell["second_copy"] is copy):
             x, y = speeds.index(cell["bytes_per_second"]), rates.index(cell["requests_per_second"])
             color = to_rgba(pen_of("ordered" if cell["winner"] == "planned" else cell["winner"]).color(look), 0.55)
-            axis.add_patch(_square(x, y, color))
+            axis.add_patch(_square(x, y, color, cell["winner"]))
             least = cell["harmed"][cell["winner"]]
             axis.text(x, y, _share(least, cell["requests"]), ha="center", va="center", fontsize=8)
         axis.set_xlim(-0.5, len(speeds) - 0.5)
@@ -254,7 +254,11 @@ def map_of(cells: list[dict[str, Any]], speeds: tuple[float, ...], rates: tuple[
     axes[0].set_ylabel("requests a second")
     won = [name for name in RIVALS if any(cell["winner"] == name for cell in cells)]
     patches = [
-        Patch(color=to_rgba(pen_of("ordered" if name == "planned" else name).color(look), 0.55), label=name)
+        Patch(
+            color=to_rgba(pen_of("ordered" if name == "planned" else name).color(look), 0.55),
+            label=name,
+            hatch=_HATCH.get(name),
+        )
         for name in won
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
@@ -265,10 +269,14 @@ def map_of(cells: list[dict[str, Any]], speeds: tuple[float, ...], rates: tuple[
     return figure
 
 
-def _square(x: int, y: int, color: Any) -> Any:
+_HATCH = {"reload": "///"}
+"""Drawn in the colour of flip, which it resembles."""
+
+
+def _square(x: int, y: int, color: Any, winner: str) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, edgecolor="white")
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, edgecolor="white", hatch=_HATCH.get(winner))
 
 
 def _share(harmed: int, requests: int) -> str:
