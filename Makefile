@@ -17,7 +17,7 @@ test: $(READY)
 check: $(READY)
 	scripts/check
 
-# The short form of every benchmark, under ten minutes on two cores: the wiring only. Figures go to benchmarks/quick; the
+# The short form of every benchmark, ten minutes at most: the wiring only. Figures go to benchmarks/quick; the
 # published ones come from `python -m benchmarks.NAME`, which takes from minutes to hours.
 bench: $(READY)
 	$(BIN)/python -m scripts.bench

@@ -2,7 +2,7 @@
 
 The files hold no weights. A live graph stands next to ``base.safetensors`` as a standard ONNX model with external
 data; the weights of a compact graph are cut out of a configuration by whoever loads it. This is the one file that
-imports torch.onnx; `planner.onnx_graph` reads other people's files with onnx.
+imports torch.onnx; `planner/onnx_graph.py` reads other people's files with onnx.
 """
 
 from __future__ import annotations

@@ -1,44 +1,32 @@
 """What an ONNX file of a network says: its layers' weights in the order they are computed, and who reads whom.
 
 Exporters lose names, transpose matrices, and fold batch norms. What they keep is the order of operations and what each
-reads; so this is what a file is understood by (``planner.onnx_weights``). Nothing of the file is run here. External
-data is read from files beside the model only, since a path in a file of a stranger must not choose what is read.
+reads; so this is what a file is understood by (``planner.onnx_weights``). Nothing of the file is run here.
 
 Reference:
-    https://github.com/onnx/onnx/blob/main/docs/IR.md and, for tensors outside of the model, docs/ExternalData.md there.
+    https://github.com/onnx/onnx/blob/main/docs/IR.md
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
-from device_profiles.errors import GeoshiftError
-
-Array = NDArray[Any]
+from planner.onnx_data import Array, OnnxFileError, as_float32, external_tensors, known_values, read_bytes
 
 INPUT: Final = -1
 """Stands for the network's input among the operations that one reads."""
 MOST_NODES: Final = 100_000
 """Operations and tensors of a file, at most; ResNet-152 has some hundreds."""
 _QUANTISED: Final = ("DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm")
-_FLOATS: Final = (np.float16, np.float32)
-
-
-class OnnxFileError(GeoshiftError):
-    """An ONNX file cannot be read, or holds what no weights can be taken from."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +85,7 @@ def read_onnx(path: Path, limit: int) -> OnnxFile:
         OnnxFileError: There is no such file, it is damaged or too large, its external data is missing, elsewhere or
             of another size, its weights are quantised or not finite, or it has other than one input and output.
     """
-    content = _read(path, 0, None, limit)
+    content = read_bytes(path, 0, None, limit)
     try:
         model = onnx.load_model_from_string(content)
     except (DecodeError, ValueError) as error:
@@ -109,9 +97,8 @@ def read_onnx(path: Path, limit: int) -> OnnxFile:
         raise OnnxFileError(
             f"{path}: found the quantised operation {odd[0]}, expected weights as floats: export it before quantising"
         )
-    external = _external(path, graph, limit)
-    constants = _constants(path, graph, external)
-    floats = {tensor.name: _as_float32(constants[tensor.name]) for tensor in graph.initializer}
+    external = external_tensors(path, graph, limit)
+    known = known_values(path, graph, external)
     digest = hashlib.sha256(content)
     for array in external.values():
         digest.update(array.tobytes())
@@ -119,120 +106,12 @@ def read_onnx(path: Path, limit: int) -> OnnxFile:
         path=path,
         content=content,
         external=external,
-        tensors={name: array for name, array in floats.items() if array is not None},
-        operations=_operations(path, graph, constants),
+        tensors={tensor.name: held for tensor in graph.initializer
+                 if (held := as_float32(known[tensor.name])) is not None},
+        operations=_operations(path, graph, known),
         norms=tuple(node.name or node.output[0] for node in graph.node if node.op_type == "BatchNormalization"),
         sha256=digest.hexdigest(),
     )  # fmt: skip
-
-
-def _read(path: Path, offset: int, length: int | None, limit: int) -> bytes:
-    """Bytes of a plain file; all of it without a length."""
-    try:
-        # Not blocking, so that a pipe of that name holds nobody up.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise OnnxFileError(f"{path}: {error.strerror}; expected an ONNX file that can be read") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OnnxFileError(f"{path}: found no plain file, expected an ONNX file: name the file itself")
-        wanted = status.st_size if length is None else length
-        if wanted > limit:
-            raise OnnxFileError(
-                f"{path}: found {wanted} bytes, expected at most {limit}, going by the network's own tensors: give a "
-                "file of the same network"
-            )
-        file.seek(offset)
-        content = file.read(wanted)
-    if len(content) < wanted:
-        raise OnnxFileError(
-            f"{path}: found {len(content)} bytes from {offset} on, expected {wanted}: copy the file again"
-        )
-    return content
-
-
-def _external(path: Path, graph: onnx.GraphProto, limit: int) -> dict[str, Array]:
-    """Tensors that lie in files beside the model."""
-    found: dict[str, Array] = {}
-    left = limit
-    for tensor in graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        where = f"{path}: tensor {tensor.name!r}"
-        try:
-            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-            size = prod(tensor.dims) * dtype.itemsize
-            offset, length = int(said.get("offset", 0)), int(said.get("length", size))
-        except (KeyError, TypeError, ValueError) as error:
-            raise OnnxFileError(
-                f"{where}: found no type or place that ONNX knows ({error}): export it again"
-            ) from error
-        if length != size or offset < 0 or min(tensor.dims, default=1) < 0:
-            raise OnnxFileError(
-                f"{where}: found {length} bytes at {offset} for {list(tensor.dims)}, expected {size}: export it again"
-            )
-        raw = _read(_beside(path, said.get("location", ""), where), offset, length, left)
-        left -= length
-        found[tensor.name] = np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype).reshape(tuple(tensor.dims))
-    return found
-
-
-def _beside(path: Path, location: str, where: str) -> Path:
-    """A file that lies in the model's folder or below it, links followed."""
-    folder = path.resolve().parent
-    place = (folder / location).resolve()
-    if not location or place == folder or not place.is_relative_to(folder):
-        raise OnnxFileError(
-            f"{where}: found its data at {location!r}, expected a file beside the model: copy it there and export again"
-        )
-    if not place.is_file():
-        raise OnnxFileError(
-            f"{where}: found no file {location!r} beside the model, expected its data: copy both files together"
-        )
-    return place
-
-
-def _constants(path: Path, graph: onnx.GraphProto, external: Mapping[str, Array]) -> dict[str, Array]:
-    """All values that are known without an input: initializers, constants, and copies of these in another layout."""
-    found: dict[str, Array] = dict(external)
-    for tensor in graph.initializer:
-        if tensor.name not in external:
-            found[tensor.name] = _array(path, tensor)
-    for node in graph.node:
-        attributes = {one.name: one for one in node.attribute}
-        if node.op_type == "Constant" and "value" in attributes:
-            tensor = attributes["value"].t
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                raise OnnxFileError(
-                    f"{path}: {node.output[0]!r}: found external data inside an operation, expected initializers only"
-                )
-            found[node.output[0]] = _array(path, tensor)
-        elif node.op_type in ("Identity", "Transpose", "Cast") and node.input[0] in found:
-            value = found[node.input[0]]
-            if node.op_type == "Transpose":
-                axes = list(attributes["perm"].ints) if "perm" in attributes else None
-                if axes is not None and sorted(axes) != list(range(value.ndim)):
-                    raise OnnxFileError(f"{path}: {node.output[0]!r}: found axes {axes} for {list(value.shape)}")
-                value = value.transpose(axes)
-            elif node.op_type == "Cast" and attributes["to"].i == onnx.TensorProto.FLOAT:
-                value = value.astype(np.float32)
-            elif node.op_type == "Cast":
-                continue
-            found[node.output[0]] = value
-    return found
-
-
-def _array(path: Path, tensor: onnx.TensorProto) -> Array:
-    try:
-        return onnx.numpy_helper.to_array(tensor)
-    except (KeyError, TypeError, ValueError) as error:
-        raise OnnxFileError(f"{path}: tensor {tensor.name!r}: found damaged data ({error}): export it again") from error
-
-
-def _as_float32(array: Array) -> Array | None:
-    return np.ascontiguousarray(array, np.float32) if array.dtype in _FLOATS else None
 
 
 def _operations(path: Path, graph: onnx.GraphProto, constants: Mapping[str, Array]) -> tuple[WeightOperation, ...]:
@@ -293,7 +172,7 @@ def _operation(
         attributes.get("transA") or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0
     ):
         raise OnnxFileError(f"{where}: found {attributes}, expected transA 0, alpha and beta 1: export it again")
-    values = _as_float32(weight)
+    values = as_float32(weight)
     if values is None or values.ndim < 2 or not values.size:
         raise OnnxFileError(
             f"{where}: found {weight.dtype}{list(weight.shape)}, expected float32 or float16 weights of two axes"
@@ -315,7 +194,7 @@ def _operation(
 
 def _bias(values: Array, units: int) -> Array | None:
     """A bias for each unit; None where the values are none."""
-    own = _as_float32(values)
+    own = as_float32(values)
     if own is None or own.size not in (1, units) or own.shape[-1:] not in ((), (1,), (units,)):
         return None
     return np.ascontiguousarray(np.broadcast_to(own.reshape(-1), (units,)))

@@ -26,8 +26,8 @@ from planner.network import Layer, Network
 from planner.onnx_graph import INPUT, OnnxFile, WeightOperation
 
 FAR: Final = 0.5
-"""Squared distance of matched rows over their own squared size: 0 for copies, 1 and more for rows that share
-nothing."""
+"""Squared distance of matched rows over their own squared size: 0 for copies, about 1 and more for rows with nothing
+to do with each other."""
 SHOWN: Final = 8
 """Names that an error lists."""
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from device_profiles.errors import GeoshiftError
 from planner.endpoint import by_member, present_columns
 from planner.network import Layer, Network, trace
-from planner.onnx_graph import OnnxFile, OnnxFileError, read_onnx
+from planner.onnx_data import OnnxFileError
+from planner.onnx_graph import OnnxFile, read_onnx
 from planner.onnx_match import OnnxWeightsError, by_place
 from runtime.session import Session
 

@@ -40,7 +40,7 @@ def runs(monkeypatch):
 
 def test_all_are_run_short_and_away_from_the_published_results(runs):
     assert bench.main([]) == 0
-    assert [command[2] for command in runs.commands] == [f"benchmarks.{name}" for name in bench.names()]
+    assert sorted(command[2] for command in runs.commands) == [f"benchmarks.{name}" for name in bench.names()]
     for command in runs.commands:
         assert command[0] == sys.executable
         assert "--quick" in command
@@ -55,6 +55,13 @@ def test_one_that_breaks_or_hangs_fails_the_whole_and_stops_no_other(runs, capsy
     assert "what it said" in told.out
     assert re.search(r"kill +stopped: it took more than 180 s", told.out)
     assert "broken: kill, soak" in told.err
+
+
+def test_all_together_have_a_limit_too(runs, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "TOTAL_S", 0.0)
+    assert bench.main(["soak", "kill"]) == 1
+    assert runs.commands == []
+    assert "kill         not begun" in capsys.readouterr().out
 
 
 def test_what_needs_a_checkpoint_is_left_out_aloud_and_unknown_names_are_refused(runs, monkeypatch, capsys):

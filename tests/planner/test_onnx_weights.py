@@ -16,7 +16,7 @@ from planner import models
 from planner.endpoint import EndPoint
 from planner.narrow import narrow
 from planner.network import trace
-from planner.onnx_graph import OnnxFileError
+from planner.onnx_data import OnnxFileError
 from planner.onnx_match import OnnxWeightsError
 from planner.onnx_weights import load, without_dead
 
