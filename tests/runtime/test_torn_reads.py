@@ -148,6 +148,7 @@ class InterruptedWrite(InPlaceBank):
             table.write(tensors, name, rows[half : half + 1], torn)
             self.between()
             table.write(tensors, name, rows[half:], values[half:])
+        return ()
 
 
 def test_the_same_check_catches_a_bank_that_nobody_synchronises():
