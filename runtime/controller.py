@@ -7,6 +7,7 @@ import time
 from functools import partial
 
 from device_profiles.schema import Writes
+from runtime.allocator import give_back
 from runtime.bank import Increment, Retries
 from runtime.behind import behind
 from runtime.costs import budget_bytes, retried_bytes, split, write_seconds
@@ -203,6 +204,7 @@ class Controller(Helm):
         """Answer from what a mode rests on."""
         self._engine.swap(runner)
         self._live = live if runner is live else None
+        give_back()
 
     def _write(self, walk: Walk, live: LiveRunner, phase: Phase) -> bool:
         """Write increments while ``phase`` lasts; True when the last one is written."""
