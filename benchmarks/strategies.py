@@ -50,7 +50,8 @@ class Setting:
 
     Attributes:
         images: Test images, the same in every state.
-        whole: Whole states at equal distances.
+        whole: Whole states at equal distances, both ends among them; not one more than a line has points, or its states
+            would be seen at these alone.
         torn: Torn states in each direction.
         pairs: Pairs of runs for latency.
         kills: Processes that are killed for each strategy, and on which transition.
@@ -68,9 +69,9 @@ class Setting:
 
 
 DIGITS = Setting(500, 41, 4, 400, 12, IN_PLACE, 500)
-RESIDUAL = Setting(300, 11, 1, 100, 8, IN_PLACE, 300)
+RESIDUAL = Setting(300, 12, 1, 100, 8, IN_PLACE, 300)
 TOUR = Setting(200, 9, 1, 30, 0, (), 0)
-DEEPER = Setting(200, 11, 1, 30, 4, ("naive", PLANNED), 100)
+DEEPER = Setting(200, 12, 1, 60, 4, ("naive", PLANNED), 100)
 QUICK = Setting(100, 6, 1, 10, 2, ("naive", PLANNED), 50)
 Case = tuple[Callable[[int], Subject], Sequence[int], Setting]
 CASES: dict[str, Case] = {
