@@ -22,7 +22,7 @@ from device_profiles.errors import GeoshiftError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from runtime.net import Net
+    from runtime.walking.net import Net
 
 __all__ = ["GeoshiftError", "main", "open"]
 
@@ -58,7 +58,7 @@ def open(
         GeoshiftError: Bundle, profile or state directory is refused; the text says what was found, what was expected,
             and what to do.
     """
-    from runtime.net import open_bundle
+    from runtime.walking.net import open_bundle
 
     return open_bundle(
         path, profile, overrides=overrides, policy=policy, state=state, resume=resume, migrate=migrate, pinned=pinned
@@ -70,7 +70,7 @@ def main() -> None:
     import typer
 
     from planner.commands import add_commands as add_planner
-    from runtime.commands import add_commands as add_runtime
+    from runtime.cli.commands import add_commands as add_runtime
 
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     add_planner(app)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.served import Served
-from runtime.rows import Floats
+from runtime.walking.rows import Floats
 
 SHORTEST_S = 0.001
 

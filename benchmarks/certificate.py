@@ -43,12 +43,12 @@ from planner.image_files import cache_directory
 from planner.modes import ModeTarget
 from planner.network import Network, trace
 from planner.tail import Tail
-from runtime.chunks import ChunkList
-from runtime.evaluation import Evaluator, random_tears
-from runtime.rows import RowTable, State
-from runtime.samples import Samples
-from runtime.session import Session
-from runtime.strategies import ordered
+from runtime.plan.evaluation import Evaluator, random_tears
+from runtime.plan.samples import Samples
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable, State
+from runtime.walking.session import Session
+from runtime.walking.strategies import ordered
 
 BAR = 97.3
 MADE_BY = (adversary, blocks, bounds, certificate, reachable, rounding, steady, tail)

@@ -11,9 +11,9 @@ from planner.endpoint import EndPoint
 from planner.export import export_compact, export_live
 from planner.narrow import narrow
 from planner.network import Network
-from runtime.evaluation import Answers, Evaluator
-from runtime.samples import Samples
-from runtime.session import Session
+from runtime.plan.evaluation import Answers, Evaluator
+from runtime.plan.samples import Samples
+from runtime.walking.session import Session
 
 
 class Graphs:

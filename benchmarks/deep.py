@@ -43,10 +43,10 @@ from planner.endpoint_search import EndPointSearch
 from planner.export import export_live
 from planner.network import Network, trace
 from planner.refine import Settings, refine
-from runtime import strategies
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.samples import Samples
-from runtime.session import Session
+from runtime.plan.evaluation import Answers, Evaluator, random_tears, spread_positions
+from runtime.plan.samples import Samples
+from runtime.walking import strategies
+from runtime.walking.session import Session
 
 console = Console(stderr=True)
 STRATEGIES: Mapping[str, Callable[..., strategies.Compiled]] = {

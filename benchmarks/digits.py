@@ -15,7 +15,7 @@ from planner.datasets import load
 from planner.demo import DATA, MODEL, PROFILE
 from planner.options import Options
 from planner.plan import make_plan
-from runtime.bundle import Bundle, read
+from runtime.plan.bundle import Bundle, read
 
 console = Console(stderr=True)
 

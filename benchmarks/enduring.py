@@ -13,10 +13,10 @@ import numpy as np
 import psutil
 
 from benchmarks.bare import answer
-from runtime.bundle import read
-from runtime.device import Device
-from runtime.net import Net
-from runtime.state_directory import StateDirectory
+from runtime.device.device import Device
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan.bundle import read
+from runtime.walking.net import Net
 
 NO_PACE = 1e9
 PATIENCE_S = 60.0

@@ -27,11 +27,11 @@ from benchmarks.networks import fit_and_selection
 from benchmarks.parts import kept
 from benchmarks.prune_train import prune_train
 from planner.datasets import load
-from runtime.bundle import Bundle
-from runtime.chunks import ChunkList
-from runtime.evaluation import Evaluator
-from runtime.rows import RowTable, State
-from runtime.samples import Samples
+from runtime.plan.bundle import Bundle
+from runtime.plan.evaluation import Evaluator
+from runtime.plan.samples import Samples
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable, State
 
 SEEDS = (0, 1, 2)
 LAYER = "features.0"

@@ -44,11 +44,11 @@ from planner.image_files import cache_directory
 from planner.network import Network, trace
 from planner.row_pool import RowPool, row_matrix
 from planner.sparse import Search, SparseEnd
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.rows import MovedLayer, RowTable, State
-from runtime.samples import Samples
-from runtime.session import Session
-from runtime.strategies import Compiled, Point, linear, ordered, waypoints
+from runtime.plan.evaluation import Answers, Evaluator, random_tears, spread_positions
+from runtime.plan.samples import Samples
+from runtime.walking.rows import MovedLayer, RowTable, State
+from runtime.walking.session import Session
+from runtime.walking.strategies import Compiled, Point, linear, ordered, waypoints
 
 STEPS = 10
 """Points of the straight line."""

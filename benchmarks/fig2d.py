@@ -29,12 +29,12 @@ from planner.narrow import narrow
 from planner.network import Layer, Network, trace
 from planner.options import Options
 from planner.plan import end_points
-from runtime.bundle import Bundle
-from runtime.compact import pack
-from runtime.evaluation import Answers
-from runtime.samples import Samples
-from runtime.session import Session
-from runtime.simulator import compile_strategy, ends_of
+from runtime.plan.bundle import Bundle
+from runtime.plan.compact import pack
+from runtime.plan.evaluation import Answers
+from runtime.plan.samples import Samples
+from runtime.simulation.simulator import compile_strategy, ends_of
+from runtime.walking.session import Session
 
 RIVALS = ("naive", "zero-first", "linear")
 SEEDS = (0, 1, 2)

@@ -36,12 +36,12 @@ from planner.datasets import Dataset, load
 from planner.deploy import row_table
 from planner.export import export_live
 from planner.network import trace
-from runtime.chunks import ChunkList
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.rows import ZERO, RowTable, State
-from runtime.samples import Samples
-from runtime.session import Session
-from runtime.strategies import Compiled
+from runtime.plan.evaluation import Answers, Evaluator, random_tears, spread_positions
+from runtime.plan.samples import Samples
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import ZERO, RowTable, State
+from runtime.walking.session import Session
+from runtime.walking.strategies import Compiled
 
 SALT = 1000  # torn states of their own, apart from a planner's
 console = Console(stderr=True)

@@ -21,11 +21,11 @@ from planner.network import Network
 from planner.path_search import DAMPING_SHARE, follow, natural_epsilon, straight
 from planner.relaxation import relax, respace
 from planner.row_pool import row_matrix
-from runtime import strategies
-from runtime.evaluation import spread_positions
-from runtime.rows import RowTable, State
-from runtime.samples import Samples
-from runtime.strategies import Compiled
+from runtime.plan.evaluation import spread_positions
+from runtime.plan.samples import Samples
+from runtime.walking import strategies
+from runtime.walking.rows import RowTable, State
+from runtime.walking.strategies import Compiled
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from benchmarks.fig2e_paths import Space
 from planner.endpoint import EndPoint
 from planner.landscape import Plane
-from runtime.samples import Samples
+from runtime.plan.samples import Samples
 
 CRITERIA = ("functional length", "Fisher length", "end divergence", "validation")
 

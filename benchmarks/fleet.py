@@ -35,9 +35,8 @@ from benchmarks.frame import ROOT, Claim, Findings, main
 from device_profiles import Figure as Number
 from device_profiles import Profile
 from planner.executors import InProcess
-from runtime.bundle import Bundle
-from runtime.canvas import Look, pen_of
-from runtime.net import Net
+from runtime.plan.bundle import Bundle
+from runtime.reporting.canvas import Look, pen_of
 from runtime.simulation import (
     Arrivals,
     ByHand,
@@ -51,6 +50,7 @@ from runtime.simulation.arrivals import request_times
 from runtime.simulation.play import Played
 from runtime.simulation.sweep import BATCH, Case, sweep
 from runtime.simulation.trace import SCHEMA
+from runtime.walking.net import Net
 
 T = TypeVar("T")
 SEED = 0

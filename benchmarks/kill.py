@@ -30,8 +30,8 @@ from rich.table import Table
 
 from benchmarks.frame import Claim, Findings, main
 from device_profiles.errors import GeoshiftError
-from runtime import bundle as bundles
-from runtime.bundle import Bundle
+from runtime.plan import bundle as bundles
+from runtime.plan.bundle import Bundle
 from tests.runtime.bundles import write_bundle
 from tests.runtime.disks import BROKEN, FULL, Disk, Forgetful, Killed
 from tests.runtime.disturbed import WALKS, live, operations, recover, sample, tear, ways

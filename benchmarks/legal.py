@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.bank import Increment, InPlaceBank
-from runtime.bundle import Bundle, Transition
-from runtime.graphs import compact_session, live_session
-from runtime.rows import Floats
-from runtime.session import Session, Weights
+from runtime.plan.bundle import Bundle, Transition
+from runtime.plan.graphs import compact_session, live_session
+from runtime.walking.bank import Increment, InPlaceBank
+from runtime.walking.rows import Floats
+from runtime.walking.session import Session, Weights
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import torch_pruning
 from torch import Tensor, nn
 
-from runtime.samples import Samples
+from runtime.plan.samples import Samples
 
 BATCH = 64
 RATES = (3e-4, 1e-3, 3e-3)

@@ -28,13 +28,13 @@ from device_profiles import loader
 from planner.datasets import load
 from planner.options import Options
 from planner.plan import make_plan
-from runtime.bundle import Bundle, Transition, read
-from runtime.compact import pack
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.rows import State
-from runtime.samples import Samples
-from runtime.session import Session
-from runtime.simulator import compile_strategy, ends_of
+from runtime.plan.bundle import Bundle, Transition, read
+from runtime.plan.compact import pack
+from runtime.plan.evaluation import Answers, Evaluator, random_tears, spread_positions
+from runtime.plan.samples import Samples
+from runtime.simulation.simulator import compile_strategy, ends_of
+from runtime.walking.rows import State
+from runtime.walking.session import Session
 
 PROFILE = "generic-x86"
 RIVALS = ("naive", "zero-first", "linear", "ramp", "geodesic", "plain")

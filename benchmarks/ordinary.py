@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from runtime.rows import Floats
+from runtime.walking.rows import Floats
 
 Runner = Callable[[Floats], Floats]
 WARM = 20

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from planner import augmentation
 from planner.cost import CostMeter
-from runtime.samples import Samples
+from runtime.plan.samples import Samples
 
 SHIFT = 4
 

@@ -39,15 +39,15 @@ from planner.options import Options
 from planner.plan import end_points, make_plan
 from planner.progress import Silent
 from planner.quantise import Rounding, nearest
-from runtime.bundle import read
-from runtime.chunks import ChunkList
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.grid import Grid
-from runtime.grid_parts import check_values
-from runtime.rows import Floats, RowTable, State
-from runtime.samples import Samples
-from runtime.session import Session
-from runtime.strategies import ordered
+from runtime.plan.bundle import read
+from runtime.plan.evaluation import Answers, Evaluator, random_tears, spread_positions
+from runtime.plan.grid import Grid
+from runtime.plan.grid_parts import check_values
+from runtime.plan.samples import Samples
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import Floats, RowTable, State
+from runtime.walking.session import Session
+from runtime.walking.strategies import ordered
 
 PROFILE = "generic-x86"
 PLANNED = (8, 4)

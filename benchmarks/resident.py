@@ -14,9 +14,9 @@ import msgspec
 import psutil
 
 from benchmarks.bare import answer
-from runtime.bundle import read
-from runtime.net import Net
-from runtime.operation import Outcome
+from runtime.plan.bundle import read
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
 
 LOOK_S = 0.002
 """Between two looks at what is resident: no faster can a process touch 20 MB."""

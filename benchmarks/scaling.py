@@ -24,7 +24,7 @@ from device_profiles.schema import Change, Mode, Selector
 from planner.datasets import Dataset, load
 from planner.options import Options
 from planner.plan import make_plan
-from runtime.bundle import read
+from runtime.plan.bundle import read
 
 WIDTH = 256
 DEPTHS = (0, 1, 6, 40, 150, 450)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from device_profiles import Profile, loader
-from runtime.bundle import Bundle
+from runtime.plan.bundle import Bundle
 
 START_S = 60.0
 STOP_S = 30.0

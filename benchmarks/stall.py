@@ -43,13 +43,13 @@ from planner.endpoint_search import EndPointSearch
 from planner.modes import resolve
 from planner.network import trace
 from planner.progress import Silent
-from runtime.bank import Increment, InPlaceBank, increments
-from runtime.bundle import Bundle
-from runtime.compact import pack
-from runtime.engine import CompactRunner, Engine, LiveRunner
-from runtime.graphs import compact_session, live_session
-from runtime.rows import Floats
-from runtime.session import Session, Weights
+from runtime.plan.bundle import Bundle
+from runtime.plan.compact import pack
+from runtime.plan.graphs import compact_session, live_session
+from runtime.walking.bank import Increment, InPlaceBank, increments
+from runtime.walking.engine import CompactRunner, Engine, LiveRunner
+from runtime.walking.rows import Floats
+from runtime.walking.session import Session, Weights
 
 PLAN_SEED = 2
 MODE = "C1"

@@ -37,11 +37,11 @@ from benchmarks.strategies_requests import SEEDS, count, held
 from benchmarks.strategies_states import AT_ONCE, IN_PLACE, PLAIN, Witness, loss, measured
 from benchmarks.strategies_summary import BAR, summary
 from planner.datasets import load
-from runtime.bundle import Bundle, Transition
-from runtime.evaluation import Evaluator
-from runtime.samples import Samples
-from runtime.session import Session
-from runtime.simulator import PLANNED
+from runtime.plan.bundle import Bundle, Transition
+from runtime.plan.evaluation import Evaluator
+from runtime.plan.samples import Samples
+from runtime.simulation.simulator import PLANNED
+from runtime.walking.session import Session
 
 
 @dataclass(frozen=True)

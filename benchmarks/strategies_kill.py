@@ -25,14 +25,14 @@ from rich.console import Console
 from benchmarks.strategies_states import loss
 from benchmarks.strategies_victim import PIECES, scripted
 from device_profiles.errors import GeoshiftError
-from runtime.bundle import Bundle
-from runtime.evaluation import Evaluator
-from runtime.files import Files
-from runtime.net import DeployedPlan
-from runtime.rows import Floats
-from runtime.start import start
-from runtime.state_directory import StateDirectory
-from runtime.weight_memory import WeightMemory
+from runtime.memory.files import Files
+from runtime.memory.start import start
+from runtime.memory.state_directory import StateDirectory
+from runtime.memory.weight_memory import WeightMemory
+from runtime.plan.bundle import Bundle
+from runtime.plan.evaluation import Evaluator
+from runtime.walking.net import DeployedPlan
+from runtime.walking.rows import Floats
 
 ROOT = Path(__file__).parent.parent
 WALK_S = 0.6

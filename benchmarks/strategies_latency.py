@@ -16,12 +16,12 @@ import numpy as np
 
 from benchmarks.strategies_requests import RATE, SECONDS
 from benchmarks.strategies_states import increments_of, way
-from runtime.bank import Increment, InPlaceBank
-from runtime.bundle import Bundle, Transition
-from runtime.graphs import compact_session, live_session
-from runtime.rows import Floats
-from runtime.session import Session, Weights
-from runtime.simulator import PLANNED
+from runtime.plan.bundle import Bundle, Transition
+from runtime.plan.graphs import compact_session, live_session
+from runtime.simulation.simulator import PLANNED
+from runtime.walking.bank import Increment, InPlaceBank
+from runtime.walking.rows import Floats
+from runtime.walking.session import Session, Weights
 
 
 def latency(bundle: Bundle, move: Transition, pairs: int) -> dict[str, dict[str, float]]:

@@ -25,7 +25,7 @@ from planner import demo
 from planner.datasets import Dataset, load
 from planner.options import Options
 from planner.plan import make_plan
-from runtime.bundle import Bundle, read
+from runtime.plan.bundle import Bundle, read
 
 console = Console(stderr=True)
 DEEP = "D"

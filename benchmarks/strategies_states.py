@@ -15,13 +15,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bank import Increment, InPlaceBank
-from runtime.bundle import Bundle, Transition
-from runtime.chunks import ChunkList
-from runtime.evaluation import Evaluator, spread_positions
-from runtime.rows import RowTable, State
-from runtime.session import Weights
-from runtime.simulator import PLANNED, compile_strategy, ends_of
+from runtime.plan.bundle import Bundle, Transition
+from runtime.plan.evaluation import Evaluator, spread_positions
+from runtime.simulation.simulator import PLANNED, compile_strategy, ends_of
+from runtime.walking.bank import Increment, InPlaceBank
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable, State
+from runtime.walking.session import Weights
 
 Classes = NDArray[np.int64]
 """Class that each sample is given, shape [samples]."""

@@ -24,13 +24,13 @@ import msgspec
 import numpy as np
 
 from device_profiles import Profile
-from runtime.bundle import Bundle, read
-from runtime.files import Files
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.rows import Floats
-from runtime.simulator import compile_strategy, ends_of
-from runtime.state_directory import StateDirectory
+from runtime.memory.files import Files
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan.bundle import Bundle, read
+from runtime.simulation.simulator import compile_strategy, ends_of
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
+from runtime.walking.rows import Floats
 
 PIECES: Final = 4
 INCREMENTS: Final = 20

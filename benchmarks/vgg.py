@@ -26,12 +26,12 @@ from planner.candidates import drop_bound
 from planner.datasets import Dataset, load
 from planner.options import Options
 from planner.plan import make_plan
-from runtime.bundle import Bundle, read
-from runtime.chunks import ChunkList
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.rows import RowTable, State
-from runtime.samples import Samples
-from runtime.session import Session
+from runtime.plan.bundle import Bundle, read
+from runtime.plan.evaluation import Answers, Evaluator, random_tears, spread_positions
+from runtime.plan.samples import Samples
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable, State
+from runtime.walking.session import Session
 
 FILTERS, RESTORED, NODES = 50, 30, 1000
 MODEL = "vgg11"

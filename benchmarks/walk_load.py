@@ -44,8 +44,8 @@ from benchmarks.frame import Claim, Findings, main
 from benchmarks.legal import Legal, legal_answers
 from benchmarks.parts import kept
 from benchmarks.served import Served, device, serving
-from runtime.bundle import Bundle
-from runtime.rows import Floats
+from runtime.plan.bundle import Bundle
+from runtime.walking.rows import Floats
 
 SEEDS = {"digits": 0, "vgg11": 2}
 """Of the plans, as figure 2D has them."""

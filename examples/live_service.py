@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from runtime.bundle import read
 from runtime.client import Client
+from runtime.plan.bundle import read
 
 
 @contextmanager

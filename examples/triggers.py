@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from runtime.device import Device
-from runtime.opening import open_device
-from runtime.views import Status
+from runtime.device.device import Device
+from runtime.device.opening import open_device
+from runtime.device.views import Status
 
 PROFILE = Path(__file__).with_name("triggers.yaml")
 LEVELS = (90, 55, 49, 51, 58, 19, 21, 29, 31, 59, 61, 90)

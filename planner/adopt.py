@@ -8,9 +8,9 @@ from typing import TypeVar
 import numpy as np
 from safetensors.numpy import save as save_tensors
 
-from runtime.chunks import ChunkList
-from runtime.rows import RowTable
-from runtime.strategies import Compiled
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable
+from runtime.walking.strategies import Compiled
 
 K = TypeVar("K", bound=Hashable)
 

@@ -20,12 +20,11 @@ from planner.landscape import LARGEST, SAMPLES, draw
 from planner.network import Network
 from planner.options import Options
 from planner.progress import Progress
-from runtime.bundle import CANARY, EVALUATION, GRAPH, ROWS
-from runtime.bundle_parts import BASE, MODES
-from runtime.chunks import ChunkList
-from runtime.evaluation import Evaluator
-from runtime.landscape import encode as encode_landscape
-from runtime.manifest import (
+from runtime.plan.bundle import CANARY, EVALUATION, GRAPH, ROWS
+from runtime.plan.bundle_parts import BASE, MODES
+from runtime.plan.evaluation import Evaluator
+from runtime.plan.landscape import encode as encode_landscape
+from runtime.plan.manifest import (
     CandidateEntry,
     CertificateEntry,
     LayerEntry,
@@ -36,8 +35,9 @@ from runtime.manifest import (
     SourceEntry,
     TransitionEntry,
 )
-from runtime.rows import RowTable, State
-from runtime.samples import Samples, pack
+from runtime.plan.samples import Samples, pack
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable, State
 
 Files = dict[str, bytes]
 CERTIFIED = 200

@@ -18,9 +18,9 @@ from planner.certificate import Bools, Certificate, Effort, certify
 from planner.cost import CostMeter
 from planner.network import Network
 from planner.steady import stages_at, steadied
-from runtime.chunks import ChunkList
-from runtime.rows import RowTable, State
-from runtime.samples import Samples
+from runtime.plan.samples import Samples
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable, State
 
 MOST = 16
 """Stages that a transition may be divided into; see benchmarks/certificate.py for what each doubling gains."""

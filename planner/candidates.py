@@ -19,11 +19,11 @@ from device_profiles import Profile
 from device_profiles.errors import GeoshiftError
 from planner.path_search import Record
 from planner.variation import Variation
-from runtime import costs
-from runtime.costs import TradeOff
-from runtime.evaluation import Answers
-from runtime.manifest import CostEntry
-from runtime.strategies import Compiled
+from runtime.plan import costs
+from runtime.plan.costs import TradeOff
+from runtime.plan.evaluation import Answers
+from runtime.plan.manifest import CostEntry
+from runtime.walking.strategies import Compiled
 
 QUANTILE = 1.6449
 """Of the normal distribution, for one-sided bounds of 95 %."""

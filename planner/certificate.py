@@ -26,10 +26,10 @@ from planner.network import Network
 from planner.reachable import Tear, Writes, reachable
 from planner.rounding import output_error
 from planner.tail import CannotBound, Tail
-from runtime.chunks import ChunkList
-from runtime.manifest import CertificateEntry
-from runtime.rows import RowTable, State
-from runtime.samples import Samples
+from runtime.plan.manifest import CertificateEntry
+from runtime.plan.samples import Samples
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable, State
 
 Bools = NDArray[np.bool_]
 Effort = Literal["interval", "linear", "tight"]

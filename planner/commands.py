@@ -12,9 +12,9 @@ import typer
 from device_profiles import loader
 from device_profiles.errors import GeoshiftError
 from planner.options import FIT, PROVED, SELECTION
-from runtime.commands import strategies_table
-from runtime.profile_commands import Overrides
-from runtime.terminal import err, guarded, out, print_json, stages
+from runtime.cli.commands import strategies_table
+from runtime.cli.profile_commands import Overrides
+from runtime.cli.terminal import err, guarded, out, print_json, stages
 
 if TYPE_CHECKING:
     from planner.datasets import Dataset
@@ -61,7 +61,7 @@ def demo(
 ) -> None:
     """Train, plan, verify, walk and compare on real handwritten digits; writes a report. About a minute."""
     _require_planner()
-    from runtime.report import check_available
+    from runtime.reporting.report import check_available
 
     check_available(output)
     from planner.demo import run
@@ -228,8 +228,8 @@ def plan(
     from planner.plan import make_plan
     from planner.training import check_selection
     from planner.weight_files import WeightFileError, by_mode, read_dense, said_by
-    from runtime.bundle import read
-    from runtime.inspection import summary
+    from runtime.plan.bundle import read
+    from runtime.reporting.inspection import summary
 
     device = loader.load(profile, overrides or ())
     try:

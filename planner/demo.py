@@ -20,14 +20,14 @@ from planner.plan import make_plan
 from planner.progress import Progress
 from planner.recipes import recipe_for
 from planner.training import train
-from runtime.bundle import Bundle, read
 from runtime.errors import BundleError
-from runtime.inspection import summary
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.report import write_report
-from runtime.simulator import STRATEGIES, Simulation, simulate
-from runtime.verification import verify
+from runtime.plan.bundle import Bundle, read
+from runtime.plan.verification import verify
+from runtime.reporting.inspection import summary
+from runtime.reporting.report import write_report
+from runtime.simulation.simulator import STRATEGIES, Simulation, simulate
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
 
 MODEL, DATA, PROFILE = "digits-cnn", "digits", "raspberry-pi-5"
 BYTES_PER_INCREMENT = 2048

@@ -18,9 +18,9 @@ from planner.export import export_compact, export_live
 from planner.network import Network
 from planner.progress import Progress
 from planner.row_pool import RowPool
-from runtime.grid import FLOAT32, Grid
-from runtime.rows import Floats, MovedLayer, RowTable, Source, State
-from runtime.session import Session
+from runtime.plan.grid import FLOAT32, Grid
+from runtime.walking.rows import Floats, MovedLayer, RowTable, Source, State
+from runtime.walking.session import Session
 
 
 @dataclass(frozen=True)

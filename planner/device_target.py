@@ -2,7 +2,8 @@
 
 A mode says so as a share of the dense network's, as watts at a stated load, or as milliseconds. The last two are linear
 in multiply-accumulates by the profile's model: watts = idle_w + joules_per_mac x inferences_per_second x macs, and
-milliseconds = overhead_ms + 1000 x macs / macs_per_second. ``runtime.costs`` says by the same model what came of it.
+milliseconds = overhead_ms + 1000 x macs / macs_per_second. ``runtime.plan.costs`` says by the same model what came of
+it.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from planner.certificate import certify
 from planner.cost import CostMeter
 from planner.progress import Progress
 from planner.study import BLOCKS, Ends, Study
-from runtime.samples import Samples
-from runtime.strategies import Compiled
+from runtime.plan.samples import Samples
+from runtime.walking.strategies import Compiled
 
 WITNESSES = 6
 """Samples that a path's share of proved answers is told by, before it is counted. A proof fails where margins are

@@ -15,10 +15,9 @@ from planner.endpoint import EndPoint
 from planner.network import Layer, Network
 from planner.options import Options
 from planner.path_search import Record
-from runtime.chunks import ChunkList
-from runtime.costs import predict
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.manifest import (
+from runtime.plan.costs import predict
+from runtime.plan.evaluation import Answers, Evaluator, random_tears, spread_positions
+from runtime.plan.manifest import (
     CandidateEntry,
     CertificateEntry,
     ModeEntry,
@@ -28,8 +27,9 @@ from runtime.manifest import (
     VariationEntry,
     WaypointEntry,
 )
-from runtime.rows import RowTable, State
-from runtime.samples import Samples
+from runtime.plan.samples import Samples
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable, State
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from planner.network import Network
 from planner.path_search import Record, search_paths
 from planner.row_pool import row_matrix
 from planner.variation import DEFAULT, SEARCHES, Variation
-from runtime.rows import MovedLayer
-from runtime.samples import Samples
-from runtime.strategies import Point
+from runtime.plan.samples import Samples
+from runtime.walking.rows import MovedLayer
+from runtime.walking.strategies import Point
 
 PASSES = {"flow": 950, "relaxed-flow": 800, "relaxed-line": 800, "corrected": 1300}
 """Forward passes a probe that a search is expected to take at most, the flow that is relaxed not counted. On the digits

@@ -24,8 +24,8 @@ from planner.endpoint_search import POSITIONS
 from planner.gram import Statistics, collect, row_matrix
 from planner.network import Layer, Network, trace
 from planner.quantise import Part, Rounding, round_layer
-from runtime.grid import LARGEST_BIAS_CODE, Floats, Grid, bias_units, values
-from runtime.manifest import GridEntry, GridLayerEntry
+from runtime.plan.grid import LARGEST_BIAS_CODE, Floats, Grid, bias_units, values
+from runtime.plan.manifest import GridEntry, GridLayerEntry
 
 DAMPING = 1e-2
 """Ridge towards the float32 rows, in mean squared inputs of a weight column, as GPTQ adds it to G."""

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from planner.candidates import Candidate, Choice
 from planner.study import GEODESICS
-from runtime.bank import Increment, InPlaceBank
-from runtime.candidates import front
-from runtime.costs import TradeOff
-from runtime.evaluation import Answers, Evaluator, spread_positions
-from runtime.landscape import Landscape, LandscapePath, LandscapePoint
-from runtime.manifest import CandidateEntry
-from runtime.rows import Ints, RowTable, State
+from runtime.plan.candidates import front
+from runtime.plan.costs import TradeOff
+from runtime.plan.evaluation import Answers, Evaluator, spread_positions
+from runtime.plan.landscape import Landscape, LandscapePath, LandscapePoint
+from runtime.plan.manifest import CandidateEntry
+from runtime.walking.bank import Increment, InPlaceBank
+from runtime.walking.rows import Ints, RowTable, State
 
 SIDE = 15
 """Points of the grid in each direction."""

@@ -24,7 +24,7 @@ from planner.network import Layer, Network, trace
 from planner.onnx_data import OnnxFileError
 from planner.onnx_graph import OnnxFile, read_onnx
 from planner.onnx_match import OnnxWeightsError, by_place
-from runtime.session import Session
+from runtime.walking.session import Session
 
 SUFFIX: Final = ".onnx"
 HEADER_BYTES: Final = 16 << 20

@@ -41,18 +41,18 @@ from planner.study import Study
 from planner.targets import reach, sparse_samples
 from planner.threads import threads
 from planner.weight_files import read_given
-from runtime import bundle as bundles
-from runtime import bundle_files
-from runtime.costs import check_writes, wanted_policy
-from runtime.evaluation import Evaluator
-from runtime.fit import check_operators, check_plan, check_rows, check_size
-from runtime.grid import Grid
-from runtime.grid_parts import SCALES
-from runtime.manifest import Manifest, PlanningEntry
-from runtime.onnx_file import read_operators
-from runtime.rows import State
-from runtime.samples import Samples
-from runtime.session import Session
+from runtime.plan import bundle as bundles
+from runtime.plan import bundle_files
+from runtime.plan.costs import check_writes, wanted_policy
+from runtime.plan.evaluation import Evaluator
+from runtime.plan.fit import check_operators, check_plan, check_rows, check_size
+from runtime.plan.grid import Grid
+from runtime.plan.grid_parts import SCALES
+from runtime.plan.manifest import Manifest, PlanningEntry
+from runtime.plan.onnx_file import read_operators
+from runtime.plan.samples import Samples
+from runtime.walking.rows import State
+from runtime.walking.session import Session
 
 SMALL_NETWORK = 1_000_000
 """Weights below which PyTorch computes with one thread, see ``planner.threads``."""

@@ -22,7 +22,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from runtime.grid import LARGEST_SCALE, SMALLEST_SCALE, Grid
+from runtime.plan.grid import LARGEST_SCALE, SMALLEST_SCALE, Grid
 
 FACTORS = tuple(0.2 * 5 ** (step / 11) for step in range(12))
 """Scales tried for a row, in terms of the one that just reaches its largest weight. On 2 bits the best of LeNet-5's lie

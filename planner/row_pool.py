@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from runtime.rows import BASE, POOL, ZERO, Floats, Ints, MovedLayer, RowTable, State
+from runtime.walking.rows import BASE, POOL, ZERO, Floats, Ints, MovedLayer, RowTable, State
 
 
 class RowPool:

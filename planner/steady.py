@@ -21,8 +21,8 @@ from torch.func import functional_call
 
 from planner.cost import CostMeter
 from planner.network import Network
-from runtime.chunks import ChunkList
-from runtime.rows import RowTable, State
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable, State
 
 HALVINGS = 4
 """How often a stage may be halved: into 16 blocks. Each time its rows are ordered anew."""

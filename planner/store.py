@@ -23,9 +23,9 @@ from planner.candidates import Candidate
 from planner.path_search import Record
 from planner.study import Job, Outcome
 from planner.variation import Variation
-from runtime.chunks import ChunkList
-from runtime.manifest import CostEntry
-from runtime.strategies import Compiled
+from runtime.plan.manifest import CostEntry
+from runtime.walking.chunks import ChunkList
+from runtime.walking.strategies import Compiled
 
 _MEASURED = (
     "name", "strategy", "bytes_written", "length", "worst", "bound", "divergence", "complete", "fisher_length",

@@ -31,14 +31,15 @@ from planner.steady import Verdict, hold, stages_at, steadied
 from planner.steady import price as price_of_blocks
 from planner.threads import threads
 from planner.variation import DEFAULT, ORDERED, SEARCHES, Variation
-from runtime import costs, strategies
-from runtime.chunks import ChunkList
-from runtime.costs import TradeOff
-from runtime.evaluation import Answers, Evaluator, random_tears, spread_positions
-from runtime.rows import Floats, RowTable, State
-from runtime.samples import Samples
-from runtime.session import Session
-from runtime.strategies import Compiled
+from runtime.plan import costs
+from runtime.plan.costs import TradeOff
+from runtime.plan.evaluation import Answers, Evaluator, random_tears, spread_positions
+from runtime.plan.samples import Samples
+from runtime.walking import strategies
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import Floats, RowTable, State
+from runtime.walking.session import Session
+from runtime.walking.strategies import Compiled
 
 POSITIONS = 7
 """Measured whole states of a candidate, its two ends among them, which all candidates share."""

@@ -24,12 +24,13 @@ import msgspec
 import numpy as np
 
 from device_profiles.errors import describe
-from runtime import pinning
-from runtime.channel import SILENCE_S, Channel
-from runtime.known_devices import KnownDevice, KnownDevices
+from runtime.desktop import pinning
+from runtime.desktop.channel import SILENCE_S, Channel
+from runtime.desktop.known_devices import KnownDevice, KnownDevices
+from runtime.desktop.push_client import Pusher, Told
+from runtime.device.views import Event, HoldView, ModeView, OperationView, PushView, Status
 from runtime.pairing_proof import proof, stretch
-from runtime.push_client import Pusher, Told
-from runtime.rows import Floats
+from runtime.plan.trust import Trust
 from runtime.service.messages import (
     BundleView,
     Identity,
@@ -41,8 +42,7 @@ from runtime.service.messages import (
     TokenView,
     TransitionView,
 )
-from runtime.trust import Trust
-from runtime.views import Event, HoldView, ModeView, OperationView, PushView, Status
+from runtime.walking.rows import Floats
 
 PORT: Final = 8470
 LONGEST_WAIT_S: Final = 60.0

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import device_profiles
 from device_profiles import GeoshiftError
-from runtime import table
+from runtime.walking import table
 from scripts import claims_table, results_table, tour_picture, write_times
 
 DOCS = Path(__file__).parent.parent / "docs"
-BEGIN = "<!-- state diagram: made from runtime/table.py by `make docs` -->\n"
+BEGIN = "<!-- state diagram: made from runtime/walking/table.py by `make docs` -->\n"
 END = "<!-- end of state diagram -->"
 RESULTS_BEGIN = "<!-- modes: made from benchmarks/results by `make docs` -->\n"
 RESULTS_END = "<!-- end of modes -->"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from device_profiles import Profile, builtin_names, load
-from runtime.fit import stored_bytes
+from runtime.plan.fit import stored_bytes
 
 
 @dataclass(frozen=True)

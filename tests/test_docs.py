@@ -11,11 +11,12 @@ import pytest
 import typer
 
 from planner.commands import add_commands as add_planner
-from runtime import landscape, manifest, strategies
-from runtime.chunks import ChunkList
-from runtime.commands import add_commands as add_runtime
-from runtime.compact import pack
-from runtime.rows import MovedLayer, RowTable
+from runtime.cli.commands import add_commands as add_runtime
+from runtime.plan import landscape, manifest
+from runtime.plan.compact import pack
+from runtime.walking import strategies
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import MovedLayer, RowTable
 from scripts.make_docs import BEGIN, DOCS, END, DocumentError, between_markers, documents
 from tests.runtime.bundles import write_bundle
 

@@ -26,7 +26,7 @@ def test_live_switch_visits_every_mode_while_callers_are_answered(tmp_path, caps
 def test_live_switch_ends_when_a_switch_is_refused(tmp_path, monkeypatch):
     from examples import live_switch
     from runtime.errors import Busy
-    from runtime.net import Net
+    from runtime.walking.net import Net
 
     def refuse(net, mode):
         raise Busy(f"switch to {mode}")
@@ -37,7 +37,7 @@ def test_live_switch_ends_when_a_switch_is_refused(tmp_path, monkeypatch):
 
 
 def test_own_model_is_planned_and_walked(tmp_path):
-    from runtime.bundle import read
+    from runtime.plan.bundle import read
 
     example = ROOT / "examples" / "own_model.py"
     assert len(example.read_text(encoding="utf-8").splitlines()) <= 40
@@ -78,7 +78,7 @@ def test_the_mode_follows_a_number_with_hysteresis(tmp_path):
 
 
 def test_a_pair_of_onnx_files_is_planned_and_walked(tmp_path):
-    from runtime.bundle import read
+    from runtime.plan.bundle import read
 
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     assert len((ROOT / "examples" / "onnx_pair.py").read_text(encoding="utf-8").splitlines()) <= 60

@@ -37,8 +37,8 @@ def test_a_device_opens_verifies_simulates_and_walks_a_plan_without_the_desktop_
     code = (
         FORBID
         + """
-import geoshift, runtime.net, runtime.commands, runtime.simulator, runtime.verification
-from runtime.bundle import read
+import geoshift, runtime.walking.net, runtime.cli.commands, runtime.simulation.simulator, runtime.plan.verification
+from runtime.plan.bundle import read
 
 with geoshift.open(sys.argv[1]) as net:
     x = net.bundle.evaluation.inputs[:3]
@@ -48,8 +48,8 @@ with geoshift.open(sys.argv[1]) as net:
         assert result.outcome.value == "committed", result
     assert net.infer(x).tobytes() == before.tobytes()
 plan = read(sys.argv[1])
-assert all(check.ok for check in runtime.verification.verify(plan, plan.profile))
-assert runtime.simulator.simulate(plan, plan.profile, names=["ordered", "flip"], states=3, torn=1).strategies
+assert all(check.ok for check in runtime.plan.verification.verify(plan, plan.profile))
+assert runtime.simulation.simulator.simulate(plan, plan.profile, names=["ordered", "flip"], states=3, torn=1).strategies
 print(sorted(name for name in sys.modules if name.partition(".")[0] == "planner"))
 """
     )
@@ -59,10 +59,10 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] == "planner"
 @pytest.mark.parametrize(
     ("modules", "unloaded"),
     [
-        ("geoshift", ("numpy", "onnxruntime", "typer", "rich", "runtime.net", *DESKTOP)),
-        ("runtime.net", ("onnxruntime", "typer", "rich", *DESKTOP)),
-        ("runtime.simulator, runtime.verification", ("onnxruntime", "typer", "rich", *DESKTOP)),
-        ("runtime.commands", ("onnxruntime", *DESKTOP)),
+        ("geoshift", ("numpy", "onnxruntime", "typer", "rich", "runtime.walking.net", *DESKTOP)),
+        ("runtime.walking.net", ("onnxruntime", "typer", "rich", *DESKTOP)),
+        ("runtime.simulation.simulator, runtime.plan.verification", ("onnxruntime", "typer", "rich", *DESKTOP)),
+        ("runtime.cli.commands", ("onnxruntime", *DESKTOP)),
         ("device_profiles", ("numpy", "onnxruntime", "runtime", "planner", *DESKTOP)),
         ("planner.commands", ("onnxruntime", *DESKTOP)),
     ],
@@ -74,8 +74,8 @@ def test_nothing_is_loaded_before_it_is_used(modules, unloaded):
 
 def test_reading_a_plan_does_not_load_onnx_runtime_and_opening_it_does(tmp_path):
     code = """
-import sys, geoshift, runtime.bundle
-runtime.bundle.read(sys.argv[1])
+import sys, geoshift, runtime.plan.bundle
+runtime.plan.bundle.read(sys.argv[1])
 print("onnxruntime" in sys.modules)
 geoshift.open(sys.argv[1]).close()
 print("onnxruntime" in sys.modules)

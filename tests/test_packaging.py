@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from runtime.commands import add_commands
+from runtime.cli.commands import add_commands
 from runtime.service import config
 
 FOLDER = Path(__file__).resolve().parent.parent / "packaging"

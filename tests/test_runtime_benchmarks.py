@@ -12,9 +12,9 @@ from benchmarks.callers import Answer
 from benchmarks.legal import legal_answers
 from benchmarks.served import Served, device, serving
 from benchmarks.walk_load import Case, Move, Seen, Setting, Tourist, judge
-from runtime.bundle import read
-from runtime.graphs import compact_session
-from runtime.net import Net
+from runtime.plan.bundle import read
+from runtime.plan.graphs import compact_session
+from runtime.walking.net import Net
 from tests.runtime.bundles import write_bundle
 from tests.service.running import running
 

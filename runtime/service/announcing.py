@@ -6,8 +6,8 @@ import logging
 import threading
 from typing import Final
 
-from runtime.announce import Announcer, Hints
-from runtime.device import Device
+from runtime.device.device import Device
+from runtime.discovery.announce import Announcer, Hints
 from runtime.service.certificate import Certificate
 from runtime.service.config import Config
 from runtime.service.listening import Place, is_loopback

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final
 
-from runtime.clock import since_boot_s
+from runtime.device.clock import since_boot_s
 
 FREE: Final = 5
 """Times that one may be wrong in a row without waiting: people mistype."""

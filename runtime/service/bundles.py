@@ -13,16 +13,16 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
-from runtime.bundle_files import MAX_BUNDLE_BYTES
+from runtime.device.views import PushView
 from runtime.errors import PushRefused
-from runtime.manifest import MAX_MANIFEST_BYTES
+from runtime.plan.bundle_files import MAX_BUNDLE_BYTES
+from runtime.plan.manifest import MAX_MANIFEST_BYTES
+from runtime.plan.signing import SIGNATURE_BYTES
 from runtime.service.auth import SCOPE, UNMETERED, principal_of
 from runtime.service.budget import arrived
 from runtime.service.messages import BundleView, CommitRequest
 from runtime.service.service import Here, Service
 from runtime.service.tokens import Scope
-from runtime.signing import SIGNATURE_BYTES
-from runtime.views import PushView
 
 SIGNATURE_HEADER: Final = "geoshift-signature"
 PATIENCE_S: Final = 60.0

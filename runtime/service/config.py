@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from device_profiles.errors import GeoshiftError
-from runtime.announce import Announcement
+from runtime.discovery.announce import Announcement
 
 PORT: Final = 8470
 MAX_BYTES: Final = 1 << 16

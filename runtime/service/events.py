@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
+from runtime.device.views import Event
 from runtime.service.feed import Feed
 from runtime.service.problems import Refused
-from runtime.views import Event
 
 QUIET_S: Final = 15.0
 """Until a comment says that the connection is alive; middleboxes forget one after 30 s or more."""

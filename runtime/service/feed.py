@@ -6,8 +6,8 @@ import asyncio
 import threading
 from typing import Final
 
-from runtime.event_log import EventLog
-from runtime.views import Event
+from runtime.device.event_log import EventLog
+from runtime.device.views import Event
 
 PERIOD_S: Final = 1.0
 """How often the thread looks whether it should end; events wake it at once."""

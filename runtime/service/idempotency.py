@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final, Generic, TypeVar
 
-from runtime.clock import since_boot_s
+from runtime.device.clock import since_boot_s
 from runtime.service.problems import Refused
 
 HEADER: Final = "idempotency-key"

@@ -1,4 +1,4 @@
-"""What travels over the wire beside the records of ``runtime.views``: every body, as a frozen type.
+"""What travels over the wire beside the records of ``runtime.device.views``: every body, as a frozen type.
 
 Bodies that come in refuse what they do not know: a misspelt field is an error, not a silent default.
 """
@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from runtime.device.views import PushView
 from runtime.service.tokens import ScopeName
-from runtime.views import PushView
 
 ModeName = Annotated[str, Meta(min_length=1, max_length=64, description="name of a mode")]
 Words = Annotated[str, Meta(max_length=200)]

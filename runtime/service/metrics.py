@@ -10,8 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from runtime.table import Phase
-from runtime.views import ModeView, Status
+from runtime.device.views import ModeView, Status
+from runtime.walking.table import Phase
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The format that every Prometheus since 2014 reads."""

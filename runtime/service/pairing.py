@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from device_profiles.errors import GeoshiftError
 from runtime import private_files
-from runtime.clock import since_boot_s
+from runtime.device.clock import since_boot_s
 from runtime.pairing_proof import new_code, proof, stretch
 from runtime.service.backoff import Backoff
 from runtime.service.tokens import Scope, Tokens

@@ -20,7 +20,7 @@ from runtime.service.messages import Problem
 from runtime.service.pairing import PairingRefused
 from runtime.service.tensors import TensorError
 from runtime.service.tokens import TooManyTokens, UnknownToken
-from runtime.session import InputError
+from runtime.walking.session import InputError
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1

@@ -10,7 +10,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from runtime.device import Device
+from runtime.device.device import Device
 
 
 @dataclass(frozen=True)

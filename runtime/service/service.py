@@ -10,7 +10,8 @@ from pathlib import Path
 
 from litestar.di import NamedDependency
 
-from runtime.device import Device
+from runtime.device.device import Device
+from runtime.device.views import HoldView, OperationView
 from runtime.service.auth import Door
 from runtime.service.budget import Budget
 from runtime.service.certificate import Certificate
@@ -26,7 +27,6 @@ from runtime.service.readiness import Readiness
 from runtime.service.sessions import Sessions
 from runtime.service.tokens import Tokens
 from runtime.service.workers import Workers
-from runtime.views import HoldView, OperationView
 
 TOKENS = "tokens.json"
 PAIRING = "pairing.json"

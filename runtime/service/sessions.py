@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from runtime.clock import since_boot_s
+from runtime.device.clock import since_boot_s
 from runtime.service.problems import Refused
 from runtime.service.tokens import Principal
 

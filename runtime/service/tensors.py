@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Meta
 
 from device_profiles.errors import GeoshiftError, describe
-from runtime.rows import Floats
+from runtime.walking.rows import Floats
 
 INPUT: Final = "input"
 OUTPUT: Final = "output"

@@ -14,6 +14,7 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from device_profiles import loader
+from runtime.device.views import HoldView, ModeView, OperationView, Status
 from runtime.errors import UnknownOperation
 from runtime.service import events
 from runtime.service.auth import SCOPE, principal_of
@@ -28,7 +29,6 @@ from runtime.service.messages import (
 )
 from runtime.service.service import Here, Service, version
 from runtime.service.tokens import Scope
-from runtime.views import HoldView, ModeView, OperationView, Status
 
 AUTO: Final = "auto"
 """Given in place of a mode's name, gives control back."""

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.rows import Floats
-from runtime.samples import Samples
+from runtime.plan.samples import Samples
 from runtime.simulation.paths import Place
+from runtime.walking.rows import Floats
 
 Labels = NDArray[np.int32]
 MOST_BYTES: Final = 256 * 1024 * 1024

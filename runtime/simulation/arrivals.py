@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Trigger
+from runtime.deciding.triggers import Reading
 from runtime.errors import SourceError
 from runtime.simulation.trace import Arrivals, Trace, TraceError
-from runtime.triggers import Reading
 
 Times = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ def _times(one: Arrivals, seconds: float, generator: np.random.Generator, rate: 
 
 
 class Sensors:
-    """Reads a trace as ``runtime.sources.Sources`` reads a board.
+    """Reads a trace as ``runtime.sensing.sources.Sources`` reads a board.
 
     Args:
         trace: Whose readings.

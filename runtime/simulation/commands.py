@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from device_profiles import Profile
-from runtime.profile_commands import Overrides, chosen
-from runtime.terminal import err, guarded, out, plain, print_json, stages
+from runtime.cli.profile_commands import Overrides, chosen
+from runtime.cli.terminal import err, guarded, out, plain, print_json, stages
 
 Bundle = Annotated[Path | None, typer.Argument(help="Directory of the plan bundle.")]
 ProfileName = Annotated[
@@ -71,10 +71,10 @@ def simulate(
         return
     if bundle is None:
         raise typer.BadParameter("found no bundle, expected the directory of one")
-    from runtime.bundle import read
-    from runtime.fit import check_bundle
-    from runtime.report import check_available
-    from runtime.simulator import PLANNED, STRATEGIES
+    from runtime.plan.bundle import read
+    from runtime.plan.fit import check_bundle
+    from runtime.reporting.report import check_available
+    from runtime.simulation.simulator import PLANNED, STRATEGIES
 
     names = tuple(name.strip() for name in strategies.split(",")) if strategies else None
     known = (PLANNED, *STRATEGIES)
@@ -148,13 +148,13 @@ def sweep(
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    from runtime.bundle import read
-    from runtime.fit import check_bundle
+    from runtime.plan.bundle import read
+    from runtime.plan.fit import check_bundle
     from runtime.simulation.latency import latency_of_profile, measure_latency
+    from runtime.simulation.simulator import PLANNED, STRATEGIES
     from runtime.simulation.sweep import BATCH, Case
     from runtime.simulation.sweep import sweep as run
     from runtime.simulation.trace import load_trace, trace_names
-    from runtime.simulator import PLANNED, STRATEGIES
 
     names = tuple(name.strip() for name in strategies.split(","))
     known = (PLANNED, *STRATEGIES)
@@ -223,10 +223,10 @@ def _states(
     output: Path | None, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Every state of the tour, strategy by strategy."""
-    from runtime.commands import strategies_table
-    from runtime.report import write_report
-    from runtime.simulator import simulate as run
-    from runtime.simulator import strategies_of
+    from runtime.cli.commands import strategies_table
+    from runtime.reporting.report import write_report
+    from runtime.simulation.simulator import simulate as run
+    from runtime.simulation.simulator import strategies_of
 
     names = strategies_of(plan) if names is None else names
     with stages() as bar:

@@ -7,30 +7,30 @@ from collections.abc import Callable
 import msgspec
 
 from device_profiles import Profile
-from runtime.arbiter import Wish
-from runtime.asked import Asked
-from runtime.bundle import Bundle
-from runtime.energy import by_power
+from runtime.deciding.arbiter import Wish
+from runtime.deciding.asked import Asked
+from runtime.deciding.holds import Hold
+from runtime.deciding.remembered import Remembered
+from runtime.deciding.steering import Steering
+from runtime.deciding.watch import Watch
+from runtime.device.event_log import EventLog
+from runtime.device.operations import Entry
+from runtime.device.succession import default_mode, macs_of
+from runtime.device.switches import Switches
+from runtime.device.tally import Tally
 from runtime.errors import Conflict, IllegalEvent
-from runtime.event_log import EventLog
-from runtime.fit import Policy
-from runtime.holds import Hold
-from runtime.journal import Standing
-from runtime.operation import Operation
-from runtime.operations import Entry
-from runtime.recorder import NOWHERE
-from runtime.remembered import Remembered
-from runtime.rows import Floats
+from runtime.memory.journal import Standing
+from runtime.memory.recorder import NOWHERE
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan.bundle import Bundle
+from runtime.plan.fit import Policy
+from runtime.sensing.energy import by_power
 from runtime.simulation.arrivals import Clock, Sensors
 from runtime.simulation.trace import RELATIVE, ByHand, Held, Trace, TraceError
 from runtime.simulation.walking import Mover
-from runtime.state_directory import StateDirectory
-from runtime.steering import Steering
-from runtime.succession import default_mode, macs_of
-from runtime.switches import Switches
-from runtime.table import Phase
-from runtime.tally import Tally
-from runtime.watch import Watch
+from runtime.walking.operation import Operation
+from runtime.walking.rows import Floats
+from runtime.walking.table import Phase
 
 WHO = "the trace"
 

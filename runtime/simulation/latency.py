@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 
 from device_profiles import Profile
-from runtime.bank import InPlaceBank
-from runtime.bundle import Bundle
-from runtime.engine import CompactRunner, Engine, LiveRunner, Runner
-from runtime.graphs import compact_session, live_session
+from runtime.plan.bundle import Bundle
+from runtime.plan.graphs import compact_session, live_session
 from runtime.simulation.trace import TraceError
+from runtime.walking.bank import InPlaceBank
+from runtime.walking.engine import CompactRunner, Engine, LiveRunner, Runner
 
 LIVE: Final = "live"
 """Key of the dense graph on weights that move, which answers on the way."""

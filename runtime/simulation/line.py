@@ -1,7 +1,7 @@
 """The line of callers on a virtual clock: first come, first served, bounded; increments are let in always.
 
-The same rules as ``runtime.turnstile``. Requests between two events of the clock find one state and one service time,
-so that they are served together, by the closed form of Lindley's recursion.
+The same rules as ``runtime.walking.turnstile``. Requests between two events of the clock find one state and one service
+time, so that they are served together, by the closed form of Lindley's recursion.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from device_profiles import Profile
 from device_profiles.schema import Writes
-from runtime.chunks import ChunkList
-from runtime.rows import RowTable
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import RowTable
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from runtime.bundle import Bundle
-from runtime.report import STRATEGIES, ReportUnavailable, check_available, write_whole
+from runtime.plan.bundle import Bundle
+from runtime.reporting.report import STRATEGIES, ReportUnavailable, check_available, write_whole
 from runtime.simulation.choosing import RULE
 from runtime.simulation.result import TraceResult, as_json
 from runtime.simulation.trace import Trace
@@ -35,13 +35,14 @@ def write_page(output: Path, bundle: Bundle, trace: Trace, result: TraceResult) 
         The page.
 
     Raises:
-        ReportUnavailable: See ``runtime.report.check_available``, or no strategy was played; nothing is written then.
+        ReportUnavailable: See ``runtime.reporting.report.check_available``, or no strategy was played; nothing is
+            written then.
     """
     check_available(output)
     if not result.strategies:
         reasons = "; ".join(f"{name}: {why}" for name, why in result.left_out.items())
         raise ReportUnavailable(f"page: found no strategy that was played ({reasons}), expected at least one")
-    from runtime.canvas import Look
+    from runtime.reporting.canvas import Look
     from runtime.simulation import pictures as draw
 
     looks = {

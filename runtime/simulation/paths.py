@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from runtime.bundle import Bundle, Transition
-from runtime.chunks import ChunkList
 from runtime.errors import UnknownMode
-from runtime.route import Leg, route
-from runtime.rows import Floats, RowTable, State
-from runtime.simulator import compile_strategy, ends_of
+from runtime.plan.bundle import Bundle, Transition
+from runtime.simulation.simulator import compile_strategy, ends_of
+from runtime.walking.chunks import ChunkList
+from runtime.walking.route import Leg, route
+from runtime.walking.rows import Floats, RowTable, State
 
 Place = tuple[str, str, int]
 """A state by name: a transition's ends and the chunks written of it; at a mode, the mode twice and 0."""
@@ -65,7 +65,8 @@ def paths_of(bundle: Bundle, strategy: str) -> Paths:
 
     Args:
         bundle: The plan.
-        strategy: A name of ``runtime.simulator``; ``flip`` and ``reload`` walk nothing and get the stored paths.
+        strategy: A name of ``runtime.simulation.simulator``; ``flip`` and ``reload`` walk nothing and get the stored
+            paths.
 
     Raises:
         BundleError: The plan does not hold what the strategy needs.

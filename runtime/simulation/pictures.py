@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from runtime.canvas import OTHER, Axes, FuncFormatter, Look, MaxNLocator, NullLocator, frame, panels, pen_of, png
-from runtime.findings import fitted
+from runtime.reporting.canvas import (
+    OTHER,
+    Axes,
+    FuncFormatter,
+    Look,
+    MaxNLocator,
+    NullLocator,
+    frame,
+    panels,
+    pen_of,
+    png,
+)
+from runtime.reporting.findings import fitted
 from runtime.simulation.result import Series, TraceResult
 from runtime.simulation.trace import Trace
 

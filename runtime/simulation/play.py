@@ -9,11 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Profile
-from runtime.bank import InPlaceBank
-from runtime.bundle import Bundle
-from runtime.engine import LiveRunner, Runner
-from runtime.rows import State
-from runtime.session import Session
+from runtime.device.succession import default_mode, macs_of
+from runtime.plan.bundle import Bundle
 from runtime.simulation.answers import AnswerBook
 from runtime.simulation.arrivals import Clock, Times
 from runtime.simulation.device import VirtualDevice
@@ -24,7 +21,10 @@ from runtime.simulation.paths import Paths, Place
 from runtime.simulation.room import Room
 from runtime.simulation.trace import ByHand, Held, Trace
 from runtime.simulation.walking import Mover, Replacer, Walker
-from runtime.succession import default_mode, macs_of
+from runtime.walking.bank import InPlaceBank
+from runtime.walking.engine import LiveRunner, Runner
+from runtime.walking.rows import State
+from runtime.walking.session import Session
 
 AT_ONCE = ("flip", "reload")
 

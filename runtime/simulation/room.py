@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from device_profiles import Profile
-from runtime.bundle import Bundle
-from runtime.fit import peak_bytes
+from runtime.plan.bundle import Bundle
+from runtime.plan.fit import peak_bytes
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from device_profiles import Figure, Profile
 from device_profiles.figure import Origin
 from device_profiles.schema import Writes
-from runtime.bank import InPlaceBank
-from runtime.bundle import Bundle
-from runtime.energy import by_power
-from runtime.engine import LiveRunner
+from runtime.device.succession import macs_of
 from runtime.errors import BundleError
-from runtime.fit import check_profile_modes
-from runtime.graphs import live_session
-from runtime.session import Session
+from runtime.plan.bundle import Bundle
+from runtime.plan.fit import check_profile_modes
+from runtime.plan.graphs import live_session
+from runtime.sensing.energy import by_power
 from runtime.simulation.answers import AnswerBook, Labels
 from runtime.simulation.arrivals import request_times
 from runtime.simulation.choosing import choose
@@ -29,10 +27,12 @@ from runtime.simulation.paths import Paths, paths_of
 from runtime.simulation.play import Cast, Played, family_of, play
 from runtime.simulation.result import Assumption, StrategyOutcome, TraceResult
 from runtime.simulation.room import room_for
+from runtime.simulation.simulator import PLANNED, STRATEGIES, why_not
 from runtime.simulation.tally import tally, window_of
 from runtime.simulation.trace import Trace
-from runtime.simulator import PLANNED, STRATEGIES, why_not
-from runtime.succession import macs_of
+from runtime.walking.bank import InPlaceBank
+from runtime.walking.engine import LiveRunner
+from runtime.walking.session import Session
 
 ALL = (PLANNED, *STRATEGIES)
 DEFAULT = (PLANNED, "ordered", "zero-first", "naive", "flip", "reload")

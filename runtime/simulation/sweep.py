@@ -17,8 +17,8 @@ import numpy as np
 from msgspec import Struct
 
 from device_profiles import Profile
-from runtime import bundle as bundles
 from runtime.errors import BundleError
+from runtime.plan import bundle as bundles
 from runtime.simulation.histogram import Histogram
 from runtime.simulation.simulate import DEFAULT, Stage, simulate_trace
 from runtime.simulation.trace import Readings, Trace

@@ -1,7 +1,8 @@
 """The controller on a virtual clock: the same table, way, increments and bank; only the waiting is another's.
 
-``runtime.controller`` waits on a thread until an increment is due. Here whoever owns the clock asks when something is
-due and calls ``advance`` then. What is decided at that moment is decided by ``runtime.helm``, as on a device.
+``runtime.walking.controller`` waits on a thread until an increment is due. Here whoever owns the clock asks when
+something is due and calls ``advance`` then. What is decided at that moment is decided by ``runtime.walking.helm``, as
+on a device.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime.bank import Increment, increments
-from runtime.bundle import Bundle
-from runtime.engine import Engine, LiveRunner, Runner
 from runtime.errors import Busy
-from runtime.helm import Helm
-from runtime.operation import Operation, Outcome, Result
-from runtime.recorder import Recorder
-from runtime.retarget import Way
-from runtime.route import Leg
-from runtime.rows import Ints, RowTable
+from runtime.memory.recorder import Recorder
+from runtime.plan.bundle import Bundle
 from runtime.simulation.line import Line
 from runtime.simulation.pace import Pace
 from runtime.simulation.paths import Paths, Place
-from runtime.table import Event, Phase, after
-from runtime.walk import Walk
+from runtime.walking.bank import Increment, increments
+from runtime.walking.engine import Engine, LiveRunner, Runner
+from runtime.walking.helm import Helm
+from runtime.walking.operation import Operation, Outcome, Result
+from runtime.walking.retarget import Way
+from runtime.walking.route import Leg
+from runtime.walking.rows import Ints, RowTable
+from runtime.walking.table import Event, Phase, after
+from runtime.walking.walk import Walk
 
 
 @dataclass

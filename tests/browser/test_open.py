@@ -7,7 +7,7 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from runtime.client import Client
-from runtime.page_proxy import Proxy
+from runtime.desktop.page_proxy import Proxy
 from runtime.service.tokens import Scope
 from tests.browser.test_page import text, wait
 from tests.service.running import running

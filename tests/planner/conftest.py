@@ -24,8 +24,8 @@ from planner.progress import Silent
 from planner.recipes import recipe_for
 from planner.study import Study
 from planner.training import train
-from runtime.bundle import Bundle, read
-from runtime.samples import Samples
+from runtime.plan.bundle import Bundle, read
+from runtime.plan.samples import Samples
 
 SELECTION = 400
 OPTIONS = Options(selection=SELECTION, torn=8, waypoints=5, fit=600, probes=8, certified=20)

@@ -20,7 +20,7 @@ from planner.race import choose_paths
 from planner.steady import HALVINGS, Verdict, hold, in_order, stages_at, steady_order
 from planner.store import Store
 from planner.study import BLOCKS, Job
-from runtime.strategies import ordered
+from runtime.walking.strategies import ordered
 
 ENDS = ("C1", "C2")
 PAIRS = 32

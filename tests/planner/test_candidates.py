@@ -19,10 +19,10 @@ from planner.candidates import (
     drop_bound,
     functional_length,
 )
-from runtime import strategies
-from runtime.evaluation import Answers
-from runtime.manifest import CostEntry
-from runtime.rows import ZERO, same_state
+from runtime.plan.evaluation import Answers
+from runtime.plan.manifest import CostEntry
+from runtime.walking import strategies
+from runtime.walking.rows import ZERO, same_state
 from tests.runtime.plans import table
 
 N = 1000

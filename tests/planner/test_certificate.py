@@ -23,10 +23,10 @@ from planner.network import Network, trace
 from planner.reachable import Writes, reachable
 from planner.rounding import output_error
 from planner.tail import CannotBound, Tail
-from runtime.evaluation import Evaluator, random_tears
-from runtime.samples import Samples
-from runtime.session import Session
-from runtime.strategies import ordered
+from runtime.plan.evaluation import Evaluator, random_tears
+from runtime.plan.samples import Samples
+from runtime.walking.session import Session
+from runtime.walking.strategies import ordered
 
 ROUNDING = 1e-9
 """Of margins of about 1, in float64."""

@@ -11,10 +11,10 @@ from planner.allocation import compact_macs
 from planner.candidates import UnknownCost
 from planner.network import trace
 from planner.plan import make_plan
-from runtime import costs
-from runtime.bundle import read
-from runtime.candidates import front
-from runtime.inspection import cost_words, mode_words, origins, summary
+from runtime.plan import costs
+from runtime.plan.bundle import read
+from runtime.plan.candidates import front
+from runtime.reporting.inspection import cost_words, mode_words, origins, summary
 from tests.planner.conftest import OPTIONS
 from tests.runtime.walking import PROFILES, walked, wearing
 

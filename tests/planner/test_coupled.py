@@ -13,7 +13,7 @@ import torchvision
 from device_profiles.errors import GeoshiftError
 from planner.export import export_compact, export_live
 from planner.network import Network, removable, trace
-from runtime.session import Session
+from runtime.walking.session import Session
 from tests.planner import coupled
 from tests.planner.exported import LOGITS, cut, masked, torch_answer
 

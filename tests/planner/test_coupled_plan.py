@@ -21,9 +21,9 @@ from planner.network import removable, trace
 from planner.options import Options
 from planner.plan import make_plan
 from planner.sweep import Reading
-from runtime.bundle import read
-from runtime.compact import pack
-from runtime.verification import verify
+from runtime.plan.bundle import read
+from runtime.plan.compact import pack
+from runtime.plan.verification import verify
 from tests.planner import coupled
 
 

@@ -12,7 +12,7 @@ from planner.allocation import AllocationError, compact_macs
 from planner.device_target import TargetError
 from planner.modes import resolve
 from planner.network import trace
-from runtime import costs
+from runtime.plan import costs
 from tests.planner.test_modes import Net, profile
 
 LEAST = 0.2

@@ -20,16 +20,16 @@ from planner.plan import make_plan
 from planner.progress import Silent
 from planner.race import choose_paths
 from planner.study import BLOCKS
-from runtime import bundle_parts
-from runtime.bank import increments
-from runtime.bundle import read
 from runtime.errors import BundleError
-from runtime.findings import reason
-from runtime.inspection import summary
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.samples import Samples
-from runtime.verification import verify
+from runtime.plan import bundle_parts
+from runtime.plan.bundle import read
+from runtime.plan.samples import Samples
+from runtime.plan.verification import verify
+from runtime.reporting.findings import reason
+from runtime.reporting.inspection import summary
+from runtime.walking.bank import increments
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
 from tests.planner.conftest import OPTIONS
 
 ENDS = ("C1", "C2")

@@ -15,9 +15,9 @@ from planner.network import trace
 from planner.path_search import LEGS
 from planner.refine import Settings, refine
 from planner.row_pool import RowPool
-from runtime.evaluation import Answers
-from runtime.rows import BASE, POOL, ZERO
-from runtime.samples import Samples
+from runtime.plan.evaluation import Answers
+from runtime.plan.samples import Samples
+from runtime.walking.rows import BASE, POOL, ZERO
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_rows_are_versions_and_equal_rows_are_stored_once(search, digits):
 
 
 def test_a_row_pool_takes_layers_without_a_bias():
-    from runtime.rows import MovedLayer
+    from runtime.walking.rows import MovedLayer
 
     layer = MovedLayer("a", "a.weight", None, (3, 2), None, 1)
     base = {"a.weight": np.arange(1, 7, dtype=np.float32).reshape(3, 2)}
@@ -126,7 +126,7 @@ def test_a_unit_that_was_dead_from_the_start_is_removed_like_any_other(digits, t
 
     from planner.options import Options
     from planner.plan import make_plan
-    from runtime.bundle import read
+    from runtime.plan.bundle import read
 
     module = copy.deepcopy(trained)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from torch import nn
 
 import planner
 from planner.export import ExportError, export_compact, export_live
-from runtime.session import Session
+from runtime.walking.session import Session
 from tests.planner.exported import (
     LOGITS,
     MOVED,

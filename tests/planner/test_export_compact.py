@@ -8,7 +8,7 @@ from torch import nn
 
 from planner.export import ExportError, export_compact, export_live
 from planner.network import trace
-from runtime.session import Session
+from runtime.walking.session import Session
 from tests.planner.exported import LOGITS, MOVED, PRUNED, SAMPLE, Call, cut, inputs, masked, torch_answer, traced
 
 

@@ -7,8 +7,8 @@ from planner.candidates import choose
 from planner.evidence import describe_candidates
 from planner.landscape import SIDE, STATES, Plane, cross_entropy, draw
 from planner.study import Job
-from runtime.evaluation import Answers, Evaluator
-from runtime.landscape import MAX_LANDSCAPE_BYTES, encode
+from runtime.plan.evaluation import Answers, Evaluator
+from runtime.plan.landscape import MAX_LANDSCAPE_BYTES, encode
 
 ENDS = ("C1", "C2")
 

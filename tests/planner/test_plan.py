@@ -12,17 +12,17 @@ from device_profiles import Guard, Writes, loader
 from planner.candidates import NoSafePath
 from planner.plan import make_plan
 from planner.progress import Silent
-from runtime.bundle import read
-from runtime.compact import pack
 from runtime.errors import BundleError
-from runtime.evaluation import Evaluator
-from runtime.inspection import summary
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.rows import same_state
-from runtime.session import Session
-from runtime.simulator import STRATEGIES, simulate
-from runtime.verification import verify
+from runtime.plan.bundle import read
+from runtime.plan.compact import pack
+from runtime.plan.evaluation import Evaluator
+from runtime.plan.verification import verify
+from runtime.reporting.inspection import summary
+from runtime.simulation.simulator import STRATEGIES, simulate
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
+from runtime.walking.rows import same_state
+from runtime.walking.session import Session
 from tests.planner.conftest import EVERY, OPTIONS
 
 TOLERANCE = 1e-4  # of the largest output: float32 sums in another order differ by about 1e-6 of it

@@ -16,8 +16,8 @@ from planner.endpoint_search import EndPointSearch
 from planner.grid import GridError, put_on_grid
 from planner.network import trace
 from planner.quantise import Part, compensated, nearest, round_layer
-from runtime import strategies
-from runtime.grid import Grid
+from runtime.plan.grid import Grid
+from runtime.walking import strategies
 
 WIDTHS = [
     Grid("int", 8),

@@ -9,12 +9,12 @@ import pytest
 from device_profiles import loader
 from device_profiles.hardware import Weights
 from planner.plan import make_plan
-from runtime.bundle import read
-from runtime.grid_parts import SCALES
-from runtime.inspection import summary
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.verification import verify
+from runtime.plan.bundle import read
+from runtime.plan.grid_parts import SCALES
+from runtime.plan.verification import verify
+from runtime.reporting.inspection import summary
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
 from tests.planner.conftest import EVERY
 
 

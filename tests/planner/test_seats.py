@@ -16,8 +16,8 @@ from planner.network import trace
 from planner.progress import Silent
 from planner.seats import best_seats, reseat, taken_seats
 from planner.study import SEATED, Job
-from runtime.chunks import ChunkList
-from runtime.strategies import ordered
+from runtime.walking.chunks import ChunkList
+from runtime.walking.strategies import ordered
 
 
 @pytest.fixture(scope="module")

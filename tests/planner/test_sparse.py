@@ -12,8 +12,8 @@ from planner.distill import Course
 from planner.network import trace
 from planner.row_pool import RowPool
 from planner.sparse import Search, SparsityError, random_support, refit_support, salient_support, sparsify, zero_share
-from runtime.rows import MovedLayer
-from runtime.strategies import ordered
+from runtime.walking.rows import MovedLayer
+from runtime.walking.strategies import ordered
 
 SEARCH = Search(hard=False, every=5, refreshes=4, course=Course(learning_rate=3e-3, batch_size=64, mixed=0.5))
 

@@ -27,17 +27,17 @@ from planner.recipes import recipe_for
 from planner.study import GEODESICS
 from planner.targets import FEWEST, make_sparse, sparse_samples
 from planner.training import train
-from runtime.bank import Increment, InPlaceBank
-from runtime.bundle import Bundle, read
-from runtime.compact import pack
-from runtime.evaluation import Evaluator
-from runtime.graphs import live_session
-from runtime.inspection import notes, summary
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.report import write_report
-from runtime.simulator import simulate
-from runtime.verification import verify
+from runtime.plan.bundle import Bundle, read
+from runtime.plan.compact import pack
+from runtime.plan.evaluation import Evaluator
+from runtime.plan.graphs import live_session
+from runtime.plan.verification import verify
+from runtime.reporting.inspection import notes, summary
+from runtime.reporting.report import write_report
+from runtime.simulation.simulator import simulate
+from runtime.walking.bank import Increment, InPlaceBank
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
 from tests.planner.conftest import OPTIONS, SELECTION
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "targets_profile.yaml"

@@ -9,13 +9,11 @@ import numpy as np
 from safetensors.numpy import save
 
 from device_profiles import Profile, loader
-from runtime import bundle as bundles
-from runtime import strategies
-from runtime.bundle import BASE, CANARY, EVALUATION, GRAPH, MODES, ROWS
-from runtime.chunks import ChunkList
-from runtime.costs import predict
-from runtime.landscape import Landscape, LandscapePath, LandscapePoint, encode
-from runtime.manifest import (
+from runtime.plan import bundle as bundles
+from runtime.plan.bundle import BASE, CANARY, EVALUATION, GRAPH, MODES, ROWS
+from runtime.plan.costs import predict
+from runtime.plan.landscape import Landscape, LandscapePath, LandscapePoint, encode
+from runtime.plan.manifest import (
     CandidateEntry,
     LayerEntry,
     Manifest,
@@ -25,9 +23,11 @@ from runtime.manifest import (
     TransitionEntry,
     WaypointEntry,
 )
-from runtime.rows import POOL, ZERO, RowTable, State
-from runtime.samples import Samples, pack
-from runtime.session import Session
+from runtime.plan.samples import Samples, pack
+from runtime.walking import strategies
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import POOL, ZERO, RowTable, State
+from runtime.walking.session import Session
 from tests.runtime.synthetic import MOVED_LAYERS, SyntheticModel, build, convolutional_nodes, synthetic_model
 
 TOUR = ("C1", "C2", "C3", "C1")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from runtime.bundle import CANARY, EVALUATION, GRAPH, ROWS, read
-from runtime.bundle_files import MANIFEST
-from runtime.bundle_parts import BASE, MODES
 from runtime.errors import BundleError
+from runtime.plan.bundle import CANARY, EVALUATION, GRAPH, ROWS, read
+from runtime.plan.bundle_files import MANIFEST
+from runtime.plan.bundle_parts import BASE, MODES
 
 PATHS = tuple(f"paths/{move}.safetensors" for move in ("C1-C2", "C2-C3", "C3-C1"))
 LANDSCAPE = "landscapes/C1-C2.json"

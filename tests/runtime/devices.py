@@ -2,9 +2,9 @@
 
 import threading
 
-from runtime.device import Device
-from runtime.net import Net
-from runtime.os_power import Tools
+from runtime.device.device import Device
+from runtime.sensing.os_power import Tools
+from runtime.walking.net import Net
 from tests.runtime.bundles import profile
 from tests.runtime.nets import PACE
 

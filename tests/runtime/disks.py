@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.files import Files
+from runtime.memory.files import Files
 
 FULL, BROKEN = errno.ENOSPC, errno.EIO
 

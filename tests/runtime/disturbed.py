@@ -2,10 +2,10 @@
 
 from device_profiles.errors import GeoshiftError
 from runtime.errors import IllegalEvent
-from runtime.files import Files
-from runtime.journal import load
-from runtime.net import Net
-from runtime.state_directory import StateDirectory
+from runtime.memory.files import Files
+from runtime.memory.journal import load
+from runtime.memory.state_directory import StateDirectory
+from runtime.walking.net import Net
 from tests.runtime.disks import Disk, Killed
 from tests.runtime.restarts import DEVICE
 from tests.runtime.threads import until

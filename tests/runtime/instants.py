@@ -2,9 +2,9 @@
 
 import threading
 
-from runtime import controller
 from runtime.errors import IllegalEvent
-from runtime.table import Phase
+from runtime.walking import controller
+from runtime.walking.table import Phase
 
 
 class Instants:

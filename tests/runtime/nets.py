@@ -1,6 +1,6 @@
 """Networks at work on the small bundle, at a pace that nobody waits for."""
 
-from runtime.net import Net
+from runtime.walking.net import Net
 from tests.runtime.bundles import profile
 
 PACE = {"writes__increments_per_second": 1e9, "writes__stall_budget_ms": 1e9}

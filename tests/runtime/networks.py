@@ -5,8 +5,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from uuid import uuid4
 
-from runtime.addresses import Address
-from runtime.announce import Announcement, Announcer, Hints
+from runtime.discovery.addresses import Address
+from runtime.discovery.announce import Announcement, Announcer, Hints
 from tests.runtime import namespaces
 from tests.runtime.mdns_peer import PATIENCE_S, TYPE, Peer
 

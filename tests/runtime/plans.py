@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from runtime.rows import POOL, MovedLayer, RowTable, State
+from runtime.walking.rows import POOL, MovedLayer, RowTable, State
 
 LAYERS = (
     MovedLayer("a", "a.weight", "a.bias", (5, 2, 3, 3), None, 1),

@@ -3,10 +3,10 @@
 import numpy as np
 
 from device_profiles.errors import GeoshiftError
-from runtime import bundle as bundles
-from runtime.fit import peak_bytes
-from runtime.journal import load
-from runtime.net import open_bundle
+from runtime.memory.journal import load
+from runtime.plan import bundle as bundles
+from runtime.plan.fit import peak_bytes
+from runtime.walking.net import open_bundle
 from tests.runtime.disks import Disk, Killed
 from tests.runtime.disturbed import sample
 from tests.runtime.pushing import bundle_id, device_at, left, outputs, pushed, uploaded

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from runtime import bundle as bundles
+from runtime.plan import bundle as bundles
 from tests.runtime.disks import Disk
 from tests.runtime.push_disturbed import live
 

@@ -4,14 +4,14 @@ import hashlib
 
 import msgspec
 
-from runtime import bundle as bundles
-from runtime.bundle import CANARY
-from runtime.bundle_files import MANIFEST, SIGNATURE
-from runtime.device import Device
-from runtime.net import Net, open_bundle
-from runtime.os_power import Tools
-from runtime.samples import Samples, pack
-from runtime.state_directory import StateDirectory
+from runtime.device.device import Device
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan import bundle as bundles
+from runtime.plan.bundle import CANARY
+from runtime.plan.bundle_files import MANIFEST, SIGNATURE
+from runtime.plan.samples import Samples, pack
+from runtime.sensing.os_power import Tools
+from runtime.walking.net import Net, open_bundle
 from tests.runtime.bundles import content, profile
 from tests.runtime.devices import Clock
 from tests.runtime.nets import PACE
@@ -30,7 +30,7 @@ def written(path, seed=1, release=2, wrong=False, device=None, **model):
 
 
 def wrong_canary(files, manifest):
-    from runtime.samples import unpack
+    from runtime.plan.samples import unpack
 
     samples = unpack(files[CANARY], CANARY, manifest.model.input_shape, len(manifest.labels))
     return pack(Samples(samples.inputs, (samples.labels + 1) % len(manifest.labels)))

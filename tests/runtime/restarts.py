@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.bank import InPlaceBank
-from runtime.journal import load
-from runtime.net import DeployedPlan, Net
-from runtime.operation import Outcome
-from runtime.start import start
-from runtime.state_directory import StateDirectory
-from runtime.table import Phase
-from runtime.weight_memory import WeightMemory
+from runtime.memory.journal import load
+from runtime.memory.start import start
+from runtime.memory.state_directory import StateDirectory
+from runtime.memory.weight_memory import WeightMemory
+from runtime.walking.bank import InPlaceBank
+from runtime.walking.net import DeployedPlan, Net
+from runtime.walking.operation import Outcome
+from runtime.walking.table import Phase
 from tests.runtime.bundles import profile
 from tests.runtime.disks import Disk
 from tests.runtime.nets import PACE, stands_at

@@ -10,9 +10,9 @@ import msgspec
 from device_profiles import loader
 from device_profiles.energy import Energy
 from device_profiles.figure import Figure
-from runtime.bundle import Bundle
-from runtime.landscape import Landscape, LandscapePath, LandscapePoint
-from runtime.manifest import (
+from runtime.plan.bundle import Bundle
+from runtime.plan.landscape import Landscape, LandscapePath, LandscapePoint
+from runtime.plan.manifest import (
     CandidateEntry,
     CostEntry,
     LayerEntry,
@@ -23,7 +23,7 @@ from runtime.manifest import (
     RetryEntry,
     TransitionEntry,
 )
-from runtime.simulator import STRATEGIES, Simulation, StatePoint, StrategyResult
+from runtime.simulation.simulator import STRATEGIES, Simulation, StatePoint, StrategyResult
 
 SAMPLES = 500
 DENSE = 0.97

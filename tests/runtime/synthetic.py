@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from runtime.rows import BASE, POOL, ZERO, Floats, Ints, MovedLayer
+from runtime.walking.rows import BASE, POOL, ZERO, Floats, Ints, MovedLayer
 
 TORN = -1
 """What ``revealed_versions`` says of a row that is of no single version."""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime import addresses, announce, mdns
-from runtime.addresses import Address
-from runtime.announce import Announcement, Announcer
-from runtime.device_record import Record
+from runtime.discovery import addresses, announce, mdns
+from runtime.discovery.addresses import Address
+from runtime.discovery.announce import Announcement, Announcer
+from runtime.discovery.device_record import Record
 from runtime.errors import NoMulticast
 from tests.runtime import namespaces
 from tests.runtime.mdns_peer import PATIENCE_S, TYPE, Peer
@@ -222,9 +222,9 @@ def test_closed_before_it_was_started_it_stays_closed():
 
 
 def test_zeroconf_has_one_door_and_is_loaded_late():
-    root = Path(announce.__file__).parent
+    root = Path(announce.__file__).parents[1]
     doors = [path.name for path in root.rglob("*.py") if "import zeroconf" in (text := path.read_text()) or
              "from zeroconf" in text]  # fmt: skip
     assert doors == ["mdns.py"]
-    code = "import runtime.announce, runtime.discover, sys; sys.exit('zeroconf' in sys.modules)"
+    code = "import runtime.discovery.announce, runtime.discovery.discover, sys; sys.exit('zeroconf' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,8 +5,8 @@ from uuid import uuid4
 import dns.rrset
 import pytest
 
-from runtime import addresses, announce
-from runtime.addresses import Address
+from runtime.discovery import addresses, announce
+from runtime.discovery.addresses import Address
 from tests.runtime.mdns_peer import PATIENCE_S, TYPE
 from tests.runtime.networks import LOOPBACK, PLACES, becomes, place, unique
 from tests.runtime.threads import until

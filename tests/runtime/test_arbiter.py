@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.arbiter import Decision, Situation, Step, Walk, Wish, decide, higher, next_end_s, step
-from runtime.views import RANKS
+from runtime.deciding.arbiter import Decision, Situation, Step, Walk, Wish, decide, higher, next_end_s, step
+from runtime.device.views import RANKS
 
 ORDER = ("C3", "C2", "C1")
 modes = st.sampled_from(ORDER)

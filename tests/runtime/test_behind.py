@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from runtime.behind import STEPS, behind
+from runtime.walking.behind import STEPS, behind
 
 LOWEST = 19
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from runtime import bundle as bundles
-from runtime import bundle_files
-from runtime.bundle_files import MANIFEST, check_target
 from runtime.errors import BundleError, UnknownMode
+from runtime.plan import bundle as bundles
+from runtime.plan import bundle_files
+from runtime.plan.bundle_files import MANIFEST, check_target
 from tests.runtime.bundles import content
 from tests.runtime.damage import change, relative, snapshot
 from tests.runtime.failing_disk import Disk

@@ -10,14 +10,14 @@ import pytest
 from onnx import helper
 
 import geoshift
-from runtime import bundle as bundles
-from runtime.bundle import CANARY, EVALUATION, GRAPH, ROWS
-from runtime.bundle_parts import BASE, MODES
 from runtime.errors import BundleError
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.simulator import simulate
-from runtime.verification import verify
+from runtime.plan import bundle as bundles
+from runtime.plan.bundle import CANARY, EVALUATION, GRAPH, ROWS
+from runtime.plan.bundle_parts import BASE, MODES
+from runtime.plan.verification import verify
+from runtime.simulation.simulator import simulate
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.damage import PATHS, change, put, refused, replace, safetensors, tensors
 from tests.runtime.synthetic import build, state_revealing_model

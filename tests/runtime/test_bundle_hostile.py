@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from device_profiles import ProfileError
-from runtime import bundle as bundles
-from runtime.bundle import EVALUATION, GRAPH, ROWS
-from runtime.bundle_files import MANIFEST, MAX_BUNDLE_BYTES, MAX_FILES
-from runtime.bundle_parts import BASE
 from runtime.errors import BundleError
-from runtime.manifest import MAX_MANIFEST_BYTES
+from runtime.plan import bundle as bundles
+from runtime.plan.bundle import EVALUATION, GRAPH, ROWS
+from runtime.plan.bundle_files import MANIFEST, MAX_BUNDLE_BYTES, MAX_FILES
+from runtime.plan.bundle_parts import BASE
+from runtime.plan.manifest import MAX_MANIFEST_BYTES
 from tests.runtime.bundles import write_bundle
 from tests.runtime.damage import LISTED, change, flip, manifest, refused
 

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from runtime.candidates import front, lengths
-from runtime.manifest import CostEntry, SearchEntry
+from runtime.plan.candidates import front, lengths
+from runtime.plan.manifest import CostEntry, SearchEntry
 from tests.runtime.simulations import candidate
 
 

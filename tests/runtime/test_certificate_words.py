@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from runtime.bundle import read
-from runtime.commands import _proved
+from runtime.cli.commands import _proved
 from runtime.errors import BundleError
-from runtime.findings import at_least, proved
-from runtime.inspection import summary
-from runtime.manifest import CertificateEntry, decode, encode
-from runtime.report import _render
+from runtime.plan.bundle import read
+from runtime.plan.manifest import CertificateEntry, decode, encode
+from runtime.reporting.findings import at_least, proved
+from runtime.reporting.inspection import summary
+from runtime.reporting.report import _render
 from tests.runtime.bundles import write_bundle
 from tests.runtime.simulations import MOVES, bundle, everything
 

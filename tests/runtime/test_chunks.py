@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.bank import Increment, InPlaceBank, ShadowBank, increments
-from runtime.chunks import ChunkList
 from runtime.errors import BundleError
-from runtime.rows import BASE, ZERO, same_state
+from runtime.walking.bank import Increment, InPlaceBank, ShadowBank, increments
+from runtime.walking.chunks import ChunkList
+from runtime.walking.rows import BASE, ZERO, same_state
 from tests.runtime.plans import LAYERS, states, table, writes
 
 NAMES = tuple(layer.name for layer in LAYERS)

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from runtime import bundle as bundles
-from runtime.clock import since_boot_s, since_now
-from runtime.device import Device
-from runtime.net import Net
-from runtime.power import WattMeter
+from runtime.device.clock import since_boot_s, since_now
+from runtime.device.device import Device
+from runtime.plan import bundle as bundles
+from runtime.sensing.power import WattMeter
+from runtime.walking.net import Net
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.devices import settled
 from tests.runtime.nets import PACE

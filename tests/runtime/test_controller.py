@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from runtime import bundle as bundles
-from runtime import controller
 from runtime.errors import Busy, Closed, IllegalEvent
-from runtime.operation import Outcome
-from runtime.table import Phase
+from runtime.plan import bundle as bundles
+from runtime.walking import controller
+from runtime.walking.operation import Outcome
+from runtime.walking.table import Phase
 from tests.runtime.bundles import write_bundle
 from tests.runtime.instants import Instants, cancel
 from tests.runtime.nets import opened, stands_at

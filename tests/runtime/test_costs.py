@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from device_profiles import loader
-from runtime import bundle as bundles
-from runtime import costs
-from runtime.bank import Increment, InPlaceBank, ShadowBank, increments
-from runtime.chunks import ChunkList
 from runtime.errors import BundleError
-from runtime.evaluation import Evaluator
-from runtime.files import Files
-from runtime.graphs import live_session
-from runtime.manifest import decode
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.rows import RowTable
-from runtime.weight_memory import PersistentBank, WeightMemory
+from runtime.memory.files import Files
+from runtime.memory.weight_memory import PersistentBank, WeightMemory
+from runtime.plan import bundle as bundles
+from runtime.plan import costs
+from runtime.plan.evaluation import Evaluator
+from runtime.plan.graphs import live_session
+from runtime.plan.manifest import decode
+from runtime.walking.bank import Increment, InPlaceBank, ShadowBank, increments
+from runtime.walking.chunks import ChunkList
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
+from runtime.walking.rows import RowTable
 from tests.runtime.bundles import content, profile, write_bundle
 from tests.runtime.devices import made, settled
 from tests.runtime.nets import PACE

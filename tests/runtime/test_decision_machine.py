@@ -14,9 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from runtime import bundle as bundles
+from runtime.device.views import RANKS
 from runtime.errors import Conflict, IllegalEvent, UnknownHold
-from runtime.views import RANKS
+from runtime.plan import bundle as bundles
 from tests.runtime.bundles import write_bundle
 from tests.runtime.decision_model import DWELL_S, POWER, Model
 from tests.runtime.devices import AWAY, HOT, LOW, STANDS, Clock, made, settled

@@ -7,8 +7,9 @@ import threading
 import msgspec
 import pytest
 
-from runtime import bundle as bundles
-from runtime.device import Device
+from runtime.device.device import Device
+from runtime.device.opening import device_id, open_device
+from runtime.device.views import Event, OperationView, Status
 from runtime.errors import (
     BadDuration,
     BundleError,
@@ -19,11 +20,10 @@ from runtime.errors import (
     UnknownMode,
     UnknownOperation,
 )
-from runtime.net import Net
-from runtime.opening import device_id, open_device
+from runtime.plan import bundle as bundles
 from runtime.private_files import PrivateFileError
-from runtime.session import InputError
-from runtime.views import Event, OperationView, Status
+from runtime.walking.net import Net
+from runtime.walking.session import InputError
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.devices import HOT, LOW, STANDS, Clock, hurry, made, modes, polled, settled, slow, told, walking
 from tests.runtime.sysfs_trees import board, tree
@@ -401,6 +401,6 @@ def test_power_is_told_with_its_meter(bundle, tmp_path):
 
 def test_importing_a_device_loads_nothing_heavy():
     heavy = ("onnxruntime", "torch", "psutil", "httpx", "zeroconf", "litestar", "uvicorn", "prometheus_client")
-    code = f"import runtime.opening, sys; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import runtime.device.opening, sys; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

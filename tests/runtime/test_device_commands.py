@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 
-from runtime import bundle as bundles
-from runtime import steering
+from runtime.deciding import steering
+from runtime.plan import bundle as bundles
 from tests.runtime.bundles import write_bundle
 from tests.runtime.devices import HOT, STANDS, Clock, hurry, made, modes, polled, settled, told, walking
 from tests.runtime.sysfs_trees import board, program, put

@@ -2,8 +2,8 @@
 
 import pytest
 
-from runtime import bundle as bundles
 from runtime.errors import Conflict, UnknownHold
+from runtime.plan import bundle as bundles
 from tests.runtime.bundles import write_bundle
 from tests.runtime.devices import AWAY, HOT, LOW, STANDS, Clock, hurry, made, polled, settled, told, walking
 from tests.runtime.sysfs_trees import board, put

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import addresses, announce, mdns
-from runtime.addresses import Address, ChangeWatch
-from runtime.announce import Announcement
-from runtime.device_record import Hints, Record, labels, txt
+from runtime.discovery import addresses, announce, mdns
+from runtime.discovery.addresses import Address, ChangeWatch
+from runtime.discovery.announce import Announcement
+from runtime.discovery.device_record import Hints, Record, labels, txt
 from runtime.errors import NoMulticast
 from tests.runtime.mdns_peer import TYPE
 from tests.runtime.networks import KEYS, LOOPBACK

@@ -8,10 +8,10 @@ import pytest
 
 from device_profiles import as_builtins
 from runtime import private_files
-from runtime.arbiter import Wish
-from runtime.bundle import read
-from runtime.opening import open_device
-from runtime.remembered import NAME, Remembered
+from runtime.deciding.arbiter import Wish
+from runtime.deciding.remembered import NAME, Remembered
+from runtime.device.opening import open_device
+from runtime.plan.bundle import read
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.devices import STANDS, Clock, settled, told, walking
 from tests.runtime.threads import PATIENCE_S, until

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import discover as module
-from runtime.announce import Announcement, Announcer
-from runtime.device_record import SERVICE_TYPE
-from runtime.discover import KEYS, Found, Lost, discover, parse, watch
+from runtime.discovery import discover as module
+from runtime.discovery.announce import Announcement, Announcer
+from runtime.discovery.device_record import SERVICE_TYPE
+from runtime.discovery.discover import KEYS, Found, Lost, discover, parse, watch
+from runtime.discovery.mdns import Service
 from runtime.errors import NoMulticast
-from runtime.mdns import Service
 from tests.runtime import networks
 from tests.runtime.mdns_peer import PATIENCE_S, device
 from tests.runtime.networks import Network, hints

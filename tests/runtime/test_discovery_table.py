@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from runtime.discover import Found, Lost
-from runtime.discovery_table import devices_table, show
+from runtime.discovery.discover import Found, Lost
+from runtime.discovery.discovery_table import devices_table, show
 
 
 def device(name, **said):

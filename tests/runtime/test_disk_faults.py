@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from device_profiles.errors import GeoshiftError
-from runtime import bundle as bundles
-from runtime.operation import Outcome
+from runtime.plan import bundle as bundles
+from runtime.walking.operation import Outcome
 from tests.runtime.bundles import write_bundle
 from tests.runtime.disks import BROKEN, FULL, Disk
 from tests.runtime.disturbed import WALKS, live, operations, sample

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from runtime.bank import ShadowBank
-from runtime.engine import Engine
 from runtime.errors import Closed, QueueFull
+from runtime.walking.bank import ShadowBank
+from runtime.walking.engine import Engine
 from tests.runtime.plans import table
 from tests.runtime.threads import LINES, ctrl_c_at, in_line, until
 

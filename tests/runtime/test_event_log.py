@@ -5,7 +5,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.event_log import EventLog
+from runtime.device.event_log import EventLog
 
 
 def filled(count, kept):

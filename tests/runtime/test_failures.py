@@ -6,12 +6,12 @@ import weakref
 
 import pytest
 
-from runtime import bundle as bundles
-from runtime.bank import Increment
 from runtime.errors import Closed, NoThread
-from runtime.operation import Outcome
-from runtime.session import Session
-from runtime.table import Phase
+from runtime.plan import bundle as bundles
+from runtime.walking.bank import Increment
+from runtime.walking.operation import Outcome
+from runtime.walking.session import Session
+from runtime.walking.table import Phase
 from tests.runtime.bundles import write_bundle
 from tests.runtime.nets import opened, stands_at
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.findings import Findings, curves, fitted, limits, percent, reason
-from runtime.simulator import StrategyResult
+from runtime.reporting.findings import Findings, curves, fitted, limits, percent, reason
+from runtime.simulation.simulator import StrategyResult
 from tests.runtime.simulations import MOVES, candidate, everything, move, result, simulation
 
 

@@ -6,10 +6,9 @@ import pytest
 
 import geoshift
 from device_profiles import ProfileError, Weights, load
-from runtime import bundle as bundles
-from runtime.acceptance import check_successor
 from runtime.errors import BundleError, PushRefused
-from runtime.fit import (
+from runtime.plan import bundle as bundles
+from runtime.plan.fit import (
     announced_need,
     check_bundle,
     check_live,
@@ -21,8 +20,9 @@ from runtime.fit import (
     in_words,
     stored_bytes,
 )
-from runtime.net import Net
-from runtime.onnx_file import read_operators
+from runtime.plan.onnx_file import read_operators
+from runtime.pushing.acceptance import check_successor
+from runtime.walking.net import Net
 from tests.runtime.bundles import profile, write_bundle
 
 INT8 = {"format": "int", "bits": 8}

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.bundle import read
-from runtime.device import Device
+from runtime.device.device import Device
+from runtime.device.hiding import without_place
 from runtime.errors import JournalError
-from runtime.hiding import without_place
-from runtime.net import Net
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan.bundle import read
 from runtime.service.problems import describe
-from runtime.state_directory import StateDirectory
+from runtime.walking.net import Net
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.disks import FULL, Disk
 

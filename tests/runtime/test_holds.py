@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.deciding.holds import LIMIT, Hold, expire, place, release
 from runtime.errors import Conflict, UnknownHold
-from runtime.holds import LIMIT, Hold, expire, place, release
 
 ends = st.none() | st.floats(0, 100)
 some = st.lists(ends, max_size=8).map(

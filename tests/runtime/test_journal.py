@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.chunks import ChunkList
 from runtime.errors import JournalError, StateError
-from runtime.files import Files
-from runtime.journal import (
+from runtime.memory.files import Files
+from runtime.memory.journal import (
     LARGEST_RECORD,
     LIMIT_BYTES,
     MAGIC,
@@ -25,9 +24,10 @@ from runtime.journal import (
     frame,
     load,
 )
-from runtime.recorder import Recorder
-from runtime.retarget import Way
-from runtime.state_directory import StateDirectory
+from runtime.memory.recorder import Recorder
+from runtime.memory.state_directory import StateDirectory
+from runtime.walking.chunks import ChunkList
+from runtime.walking.retarget import Way
 from tests.runtime.disks import BROKEN, FULL, Crowded, Disk, Forgetful, Killed
 
 WALK = WalkEntry(target="C2", at="C1", legs=(("C1", "C2"),), start=0, position=3, intended=5, phase="walking")

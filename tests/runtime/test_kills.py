@@ -10,9 +10,9 @@ from collections import Counter
 
 import pytest
 
-from runtime import bundle as bundles
-from runtime.net import Net
-from runtime.state_directory import StateDirectory
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan import bundle as bundles
+from runtime.walking.net import Net
 from tests.runtime.bundles import write_bundle
 from tests.runtime.disks import BROKEN, FULL, Disk, Forgetful, Killed
 from tests.runtime.disturbed import WALKS, live, operations, recover, said, sample, tear, ways

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime import bundle as bundles
 from runtime.errors import BundleError
-from runtime.landscape import MAX_LANDSCAPE_BYTES, MOST_PATHS, decode, encode
-from runtime.verification import verify
+from runtime.plan import bundle as bundles
+from runtime.plan.landscape import MAX_LANDSCAPE_BYTES, MOST_PATHS, decode, encode
+from runtime.plan.verification import verify
 from tests.runtime.bundles import content, profile, write_bundle
 from tests.runtime.damage import LANDSCAPE, change, manifest, refused, rehash, replace
 

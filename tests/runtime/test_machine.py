@@ -17,18 +17,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from runtime import bundle as bundles
-from runtime import controller
-from runtime.bank import increments
-from runtime.chunks import ChunkList
-from runtime.engine import CompactRunner
 from runtime.errors import Busy, Closed, IllegalEvent, UnknownMode
-from runtime.graphs import compact_session, live_session
-from runtime.journal import load
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.state_directory import StateDirectory
-from runtime.table import Phase
+from runtime.memory.journal import load
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan import bundle as bundles
+from runtime.plan.graphs import compact_session, live_session
+from runtime.walking import controller
+from runtime.walking.bank import increments
+from runtime.walking.chunks import ChunkList
+from runtime.walking.engine import CompactRunner
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
+from runtime.walking.table import Phase
 from tests.runtime.bundles import SMALL_INCREMENT, profile, write_bundle
 from tests.runtime.disks import Disk, Killed
 from tests.runtime.nets import PACE

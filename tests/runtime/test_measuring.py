@@ -12,10 +12,11 @@ import typer
 from typer.testing import CliRunner
 
 from device_profiles import load, parse
-from runtime import bundle as bundles
-from runtime import commands, measuring, profile_commands
-from runtime.measuring import Measured, MeasuredMode, measure, overlay
-from runtime.power import Sample
+from runtime.cli import commands, profile_commands
+from runtime.plan import bundle as bundles
+from runtime.sensing import measuring
+from runtime.sensing.measuring import Measured, MeasuredMode, measure, overlay
+from runtime.sensing.power import Sample
 from tests.runtime.bundles import profile, write_bundle
 
 

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 import geoshift
-from runtime import bundle as bundles
-from runtime.bank import Increment
-from runtime.engine import CompactRunner
 from runtime.errors import BundleError, Busy, Closed, IllegalEvent, UnknownMode
-from runtime.fit import peak_bytes
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.samples import Samples
-from runtime.session import InputError
-from runtime.table import Phase
-from runtime.verification import verify
+from runtime.plan import bundle as bundles
+from runtime.plan.fit import peak_bytes
+from runtime.plan.samples import Samples
+from runtime.plan.verification import verify
+from runtime.walking.bank import Increment
+from runtime.walking.engine import CompactRunner
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
+from runtime.walking.session import InputError
+from runtime.walking.table import Phase
 from tests.runtime.bundles import TOUR, profile, write_bundle
 from tests.runtime.nets import hurry
 from tests.runtime.synthetic import forward

@@ -4,7 +4,7 @@ import pytest
 
 from device_profiles import Command
 from runtime.errors import CommandFailed
-from runtime.os_power import OsPower, Tools
+from runtime.sensing.os_power import OsPower, Tools
 from tests.runtime.sysfs_trees import got, program, put, tree
 
 GOVERNORS = (

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_profiles import Energy, Figure
-from runtime.energy import EnergyAccount, by_power
-from runtime.power import RaplMeter, WattMeter, Zone, find_meter
+from runtime.sensing.energy import EnergyAccount, by_power
+from runtime.sensing.power import RaplMeter, WattMeter, Zone, find_meter
 from tests.runtime.sysfs_trees import TREES, put, tree
 
 MACS = {"C1": 1000, "C2": 600}

@@ -7,10 +7,10 @@ import weakref
 import numpy as np
 import pytest
 
-from runtime import bundle as bundles
 from runtime.errors import Conflict, GapNeeded, IllegalEvent, NoRoom, OtherRelease, PushRefused, UnknownPush
-from runtime.fit import announced_bytes, peak_bytes
-from runtime.push_phase import TABLE, PushEvent, PushPhase, after
+from runtime.plan import bundle as bundles
+from runtime.plan.fit import announced_bytes, peak_bytes
+from runtime.pushing.push_phase import TABLE, PushEvent, PushPhase, after
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.devices import LOW, STANDS, Clock, hurry, modes, settled, told, walking
 from tests.runtime.pushing import (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from device_profiles.errors import GeoshiftError
-from runtime import bundle as bundles
 from runtime.errors import JournalError, NoRoom, StagingError, StateError
+from runtime.plan import bundle as bundles
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.disks import BROKEN, FULL, Disk
 from tests.runtime.push_disturbed import X, live, numbers, points, push_again, restart
@@ -84,7 +84,7 @@ def test_a_push_that_the_disk_refuses_leaves_nothing_and_the_device_answers(old,
 
 def test_a_damaged_pushed_bundle_is_named_at_a_start_with_the_way_back(old, new, tmp_path):
     from runtime.errors import BundleError
-    from runtime.net import open_bundle
+    from runtime.walking.net import open_bundle
 
     with device_at(old, tmp_path / "state") as device:
         view = uploaded(device, new)
@@ -99,7 +99,7 @@ def test_a_damaged_pushed_bundle_is_named_at_a_start_with_the_way_back(old, new,
 
 
 def test_a_newer_bundle_on_the_command_line_is_not_passed_over(old, new, tmp_path):
-    from runtime.net import open_bundle
+    from runtime.walking.net import open_bundle
 
     with device_at(old, tmp_path / "state") as device:
         view = uploaded(device, new)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import bundle as bundles
-from runtime.journal import load
-from runtime.net import open_bundle
+from runtime.memory.journal import load
+from runtime.plan import bundle as bundles
+from runtime.walking.net import open_bundle
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.disks import Disk, ForgetfulTree, Killed
 from tests.runtime.push_disturbed import live, numbers, points, push_again, restart

@@ -10,18 +10,18 @@ import msgspec
 import pytest
 
 import geoshift
-from runtime import bundle as bundles
 from runtime.errors import BundleError, Closed, JournalError, StateError
-from runtime.files import Files
-from runtime.journal import NAME, Journal, Standing, WalkEntry, load
-from runtime.manifest import Manifest
-from runtime.net import DeployedPlan, Net
-from runtime.operation import Outcome
-from runtime.recovery import find, onward
-from runtime.rows import same_state
-from runtime.samples import Samples
-from runtime.state_directory import StateDirectory
-from runtime.table import Phase
+from runtime.memory.files import Files
+from runtime.memory.journal import NAME, Journal, Standing, WalkEntry, load
+from runtime.memory.recovery import find, onward
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan import bundle as bundles
+from runtime.plan.manifest import Manifest
+from runtime.plan.samples import Samples
+from runtime.walking.net import DeployedPlan, Net
+from runtime.walking.operation import Outcome
+from runtime.walking.rows import same_state
+from runtime.walking.table import Phase
 from tests.runtime.bundles import content, profile, write_bundle
 from tests.runtime.disks import BROKEN, FULL, Crowded, Disk
 from tests.runtime.nets import PACE, stands_at

@@ -4,13 +4,13 @@ import shutil
 
 import pytest
 
-from runtime import bundle as bundles
-from runtime.controller import Controller
-from runtime.journal import RESERVE, load
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.state_directory import StateDirectory
-from runtime.table import Phase
+from runtime.memory.journal import RESERVE, load
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan import bundle as bundles
+from runtime.walking.controller import Controller
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
+from runtime.walking.table import Phase
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.disks import FULL, Disk
 from tests.runtime.instants import Instants, cancel

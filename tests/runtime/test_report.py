@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 from device_profiles.errors import GeoshiftError
-from runtime.report import STRATEGIES as SENTENCES
-from runtime.report import ReportUnavailable, check_available, write_report
-from runtime.simulator import PLANNED, STRATEGIES
+from runtime.reporting.report import STRATEGIES as SENTENCES
+from runtime.reporting.report import ReportUnavailable, check_available, write_report
+from runtime.simulation.simulator import PLANNED, STRATEGIES
 from tests.runtime.simulations import COST, HOSTILE, MOVES, SAMPLES, bundle, everything, simulation
 
 VOID = {"meta", "img", "source", "br"}
@@ -76,12 +76,13 @@ def test_page_says_what_a_walk_costs_and_which_trade_off_was_named(written):
     assert "What a walk costs Predicted for raspberry-pi-5 from its profile" in words
     assert words.count("41,216 21 250 ms 4.2 mJ* 1 2e-05 (100,000 walks) 20,608 bytes, 125 ms*") == 4
     assert "the one of the fewest bytes, which is what the profile asks for ( trade_off: bytes )" in words
-    assert "What these figures rest on (* marks what rests on an assumed one): energy*: energy.joules" in words
+    assert "What these figures rest on (* marks what rests on an assumed one): " in words
+    assert "energy*: energy.joules_per_byte_written" in words
 
 
 def test_candidates_are_drawn_by_the_cost_that_the_profile_names():
-    from runtime import path_plots
-    from runtime.canvas import Look
+    from runtime.reporting import path_plots
+    from runtime.reporting.canvas import Look
 
     drawn = set()
     costly = [
@@ -111,7 +112,7 @@ def test_page_names_modes_strategies_and_words(written):
 
 
 def test_a_plan_without_landscapes_has_a_report_without_that_section():
-    from runtime import report
+    from runtime.reporting import report
 
     looks = dict.fromkeys(("wide_light", "wide_dark", "narrow_light", "narrow_dark"), PNG)
     page = report._render(bundle(), everything(), dict.fromkeys(("modes", "tour", "states", "strategies"), looks))
@@ -145,24 +146,24 @@ def test_every_strategy_has_a_sentence():
 
 
 def test_a_failed_write_leaves_the_earlier_report(tmp_path, monkeypatch):
-    from runtime import report
+    from runtime.reporting import report
 
     target = tmp_path / "report.html"
-    report._write(target, b"earlier")
+    report.write_whole(target, b"earlier")
 
     def fail(descriptor: int) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        report._write(target, b"later")
+        report.write_whole(target, b"later")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert target.read_bytes() == b"earlier"
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
 def test_without_the_extra_nothing_is_written(missing, tmp_path, monkeypatch):
-    drawing = {"runtime.plots", "runtime.path_plots", "runtime.canvas"}
+    drawing = {"runtime.reporting.plots", "runtime.reporting.path_plots", "runtime.reporting.canvas"}
     for name in [name for name in sys.modules if name in drawing or name.split(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
@@ -174,7 +175,7 @@ def test_without_the_extra_nothing_is_written(missing, tmp_path, monkeypatch):
 
 
 def test_importing_the_report_loads_neither_matplotlib_nor_jinja2():
-    code = "import sys, runtime.report; print({'matplotlib', 'jinja2'} & set(sys.modules))"
+    code = "import sys, runtime.reporting.report; print({'matplotlib', 'jinja2'} & set(sys.modules))"
     root = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert found.stdout.strip() == "set()"
@@ -195,7 +196,7 @@ def test_a_simulation_without_strategies_is_refused(tmp_path):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_narrow_pictures_are_drawn_for_a_phone(dark):
-    from runtime import canvas, plots
+    from runtime.reporting import canvas, plots
 
     raw = plots.modes(canvas.Look(narrow=True, dark=dark), bundle().manifest.modes, SAMPLES)
     width = int.from_bytes(raw[16:20], "big")

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import bundle as bundles
-from runtime.bank import Increment
 from runtime.errors import Closed, IllegalEvent, UnknownMode
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.retarget import Way, turn
-from runtime.route import Leg, route
-from runtime.rows import same_state
-from runtime.table import Phase
+from runtime.plan import bundle as bundles
+from runtime.walking.bank import Increment
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
+from runtime.walking.retarget import Way, turn
+from runtime.walking.route import Leg, route
+from runtime.walking.rows import same_state
+from runtime.walking.table import Phase
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.nets import PACE, hurry, opened, stands_at
 from tests.runtime.test_controller import Instants

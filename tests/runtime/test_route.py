@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.bundle import Transition
-from runtime.chunks import ChunkList
 from runtime.errors import UnknownMode
-from runtime.route import route
+from runtime.plan.bundle import Transition
+from runtime.walking.chunks import ChunkList
+from runtime.walking.route import route
 from tests.runtime.plans import LAYERS, table
 
 TABLE = table()

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runtime.errors import BundleError
-from runtime.samples import MAX_UNPACKED_BYTES, Samples, pack, unpack
+from runtime.plan.samples import MAX_UNPACKED_BYTES, Samples, pack, unpack
 
 SAMPLES = Samples(np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.array([0, 4]))
 SHAPE, CLASSES = (3, 4), 5
@@ -145,7 +145,7 @@ def test_anything_else_is_refused(raw, words):
 
 
 def test_more_than_the_limit_is_not_unpacked(monkeypatch):
-    monkeypatch.setattr("runtime.samples.np.load", lambda *_, **__: pytest.fail("it was unpacked"))
+    monkeypatch.setattr("runtime.plan.samples.np.load", lambda *_, **__: pytest.fail("it was unpacked"))
     raw = bytearray(pair())
     at = raw.index(b"PK\x01\x02") + 24
     raw[at : at + 4] = MAX_UNPACKED_BYTES.to_bytes(4, "little")

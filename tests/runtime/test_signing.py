@@ -17,15 +17,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import bundle as bundles
-from runtime import signing
-from runtime.bundle_files import MANIFEST, SIGNATURE, check_target
 from runtime.errors import BundleError, KeyFileError, Untrusted
-from runtime.inspection import summary
-from runtime.net import open_bundle
-from runtime.release import sign
-from runtime.signing import MAX_KEY_FILE_BYTES, PrivateKey, PublicKey
-from runtime.trust import Trust, pin
+from runtime.plan import bundle as bundles
+from runtime.plan import signing
+from runtime.plan.bundle_files import MANIFEST, SIGNATURE, check_target
+from runtime.plan.release import sign
+from runtime.plan.signing import MAX_KEY_FILE_BYTES, PrivateKey, PublicKey
+from runtime.plan.trust import Trust, pin
+from runtime.reporting.inspection import summary
+from runtime.walking.net import open_bundle
 from tests.runtime import edwards
 from tests.runtime.bundles import content, write_bundle
 from tests.runtime.damage import change, flip, refused, relative, snapshot

@@ -5,10 +5,10 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from runtime import bundle as bundles
 from runtime.errors import BundleError
-from runtime.findings import Findings
-from runtime.simulator import PLANNED, STRATEGIES, simulate, strategies_of
+from runtime.plan import bundle as bundles
+from runtime.reporting.findings import Findings
+from runtime.simulation.simulator import PLANNED, STRATEGIES, simulate, strategies_of
 from tests.runtime.bundles import TOUR, profile, write_bundle
 from tests.runtime.nets import PACE
 

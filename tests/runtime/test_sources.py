@@ -10,8 +10,8 @@ import pytest
 
 from device_profiles import Command, Trigger
 from runtime.errors import SourceError
-from runtime.programs import MOST_BYTES
-from runtime.sources import Sources, battery_percent, charger_plugged, temperature_c
+from runtime.sensing.programs import MOST_BYTES
+from runtime.sensing.sources import Sources, battery_percent, charger_plugged, temperature_c
 from tests.runtime.sysfs_trees import TREES, program, put, tree
 
 
@@ -213,7 +213,7 @@ def test_a_command_that_takes_too_long_is_killed_with_its_children(tmp_path):
 
 def test_psutil_is_not_loaded_where_sysfs_answers():
     code = (
-        "import sys; from pathlib import Path; from runtime.sources import battery_percent; "
+        "import sys; from pathlib import Path; from runtime.sensing.sources import battery_percent; "
         f"battery_percent(Path({str(TREES / 'laptop')!r})); sys.exit('psutil' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from runtime import strategies
-from runtime.rows import BASE, ZERO, same_state
+from runtime.walking import strategies
+from runtime.walking.rows import BASE, ZERO, same_state
 from tests.runtime.plans import LAYERS, states, table
 
 NAMES = tuple(layer.name for layer in LAYERS)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from runtime.errors import IllegalEvent
-from runtime.table import TABLE, Event, Phase, after, diagram
+from runtime.walking.table import TABLE, Event, Phase, after, diagram
 
 PAIRS = [(phase, event) for phase in Phase for event in Event]
 

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.markup import render
 
-from runtime.terminal import plain
+from runtime.cli.terminal import plain
 
 texts = st.text(st.sampled_from("[]\\/xb# \n") | st.characters(), max_size=12)
 

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from device_profiles.schema import Writes
-from runtime.bank import InPlaceBank, ShadowBank, increments
-from runtime.bundle import read
-from runtime.chunks import ChunkList
-from runtime.controller import Controller
-from runtime.engine import Engine, LiveRunner
-from runtime.evaluation import Evaluator
-from runtime.graphs import live_session
-from runtime.net import Net
-from runtime.operation import Outcome
-from runtime.route import Leg
-from runtime.rows import POOL, RowTable
-from runtime.samples import Samples
-from runtime.session import Session
-from runtime.state_directory import StateDirectory
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan.bundle import read
+from runtime.plan.evaluation import Evaluator
+from runtime.plan.graphs import live_session
+from runtime.plan.samples import Samples
+from runtime.walking.bank import InPlaceBank, ShadowBank, increments
+from runtime.walking.chunks import ChunkList
+from runtime.walking.controller import Controller
+from runtime.walking.engine import Engine, LiveRunner
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
+from runtime.walking.route import Leg
+from runtime.walking.rows import POOL, RowTable
+from runtime.walking.session import Session
 from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.disks import BROKEN, Disk
 from tests.runtime.nets import stands_at

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_profiles import Trigger
+from runtime.deciding.triggers import TriggerState, advance, lost
 from runtime.errors import SourceError
-from runtime.triggers import TriggerState, advance, lost
 
 LOW = Trigger(name="low", mode="C3", source="battery", enter_below=30, leave_above=40, dwell_s=10)
 HOT = Trigger(name="hot", mode="C3", source="temperature", enter_above=80, leave_below=70)

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from runtime.errors import QueueFull
-from runtime.turnstile import Turn, Turnstile
+from runtime.walking.turnstile import Turn, Turnstile
 from tests.runtime.threads import LINES, ctrl_c_at, in_line, until
 
 

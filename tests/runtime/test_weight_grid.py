@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from runtime import bundle as bundles
-from runtime.bundle import ROWS
-from runtime.bundle_parts import BASE
 from runtime.errors import BundleError
-from runtime.grid import Grid, misfit, values
-from runtime.grid_parts import SCALES, used
-from runtime.inspection import notes, summary
-from runtime.manifest import GridEntry, GridLayerEntry
-from runtime.simulator import simulate
-from runtime.verification import verify
+from runtime.plan import bundle as bundles
+from runtime.plan.bundle import ROWS
+from runtime.plan.bundle_parts import BASE
+from runtime.plan.grid import Grid, misfit, values
+from runtime.plan.grid_parts import SCALES, used
+from runtime.plan.manifest import GridEntry, GridLayerEntry
+from runtime.plan.verification import verify
+from runtime.reporting.inspection import notes, summary
+from runtime.simulation.simulator import simulate
 from tests.runtime.bundles import profile, write_bundle
 
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import weight_memory
-from runtime.bank import Increment, InPlaceBank
-from runtime.chunks import ChunkList
 from runtime.errors import JournalError, StateError
-from runtime.files import Files
-from runtime.weight_memory import ALIGNMENT, HEADER_BYTES, MAGIC, PersistentBank, WeightMemory
+from runtime.memory import weight_memory
+from runtime.memory.files import Files
+from runtime.memory.weight_memory import ALIGNMENT, HEADER_BYTES, MAGIC, PersistentBank, WeightMemory
+from runtime.walking.bank import Increment, InPlaceBank
+from runtime.walking.chunks import ChunkList
 from tests.runtime.disks import BROKEN, FULL, Disk, Killed
 from tests.runtime.plans import LAYERS, states, table, writes
 

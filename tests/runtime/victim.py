@@ -9,9 +9,9 @@ import signal
 import sys
 from itertools import cycle
 
-from runtime import bundle as bundles
-from runtime.net import Net
-from runtime.state_directory import StateDirectory
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan import bundle as bundles
+from runtime.walking.net import Net
 from tests.runtime.disks import Disk
 from tests.runtime.restarts import DEVICE
 

@@ -3,8 +3,8 @@
 import msgspec
 
 from device_profiles import Profile, loader
-from runtime.net import Net
-from runtime.operation import Outcome
+from runtime.walking.net import Net
+from runtime.walking.operation import Outcome
 
 VERIFY = {"mean_writes": {"value": 2.5, "provenance": "assumed", "source": "a test"}, "most_writes": 4}
 FAST = {"increments_per_second": 1e9, "stall_budget_ms": 1e9}

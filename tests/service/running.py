@@ -10,10 +10,10 @@ from io import StringIO
 
 import httpx
 
-from runtime.bundle import read
-from runtime.device import Device
-from runtime.net import Net
-from runtime.pinning import context
+from runtime.desktop.pinning import context
+from runtime.device.device import Device
+from runtime.memory.state_directory import StateDirectory
+from runtime.plan.bundle import read
 from runtime.service.certificate import ensure
 from runtime.service.config import Config, override
 from runtime.service.listening import bind
@@ -21,7 +21,7 @@ from runtime.service.logs import ServiceLog
 from runtime.service.server import Server
 from runtime.service.service import Service, assemble
 from runtime.service.tokens import Scope
-from runtime.state_directory import StateDirectory
+from runtime.walking.net import Net
 from tests.runtime.bundles import profile
 from tests.runtime.threads import PATIENCE_S
 

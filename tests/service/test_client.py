@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from runtime import errors
-from runtime.channel import RequestRefused
 from runtime.client import Client, pair, whole
-from runtime.examination import examine
-from runtime.known_devices import KnownDevices, UnknownDevice
-from runtime.pinning import Unreachable, WrongCertificate
+from runtime.desktop.channel import RequestRefused
+from runtime.desktop.examination import examine
+from runtime.desktop.known_devices import KnownDevices, UnknownDevice
+from runtime.desktop.pinning import Unreachable, WrongCertificate
 from runtime.private_files import PrivateFileError
 from runtime.service.certificate import ensure
 from runtime.service.tokens import Scope
-from runtime.session import InputError
+from runtime.walking.session import InputError
 from tests.service.running import STILL, running
 
 
@@ -185,7 +185,7 @@ def test_the_file_of_devices_is_its_owner_s_and_forgets(tmp_path):
     assert known.all() == ()
     with pytest.raises(UnknownDevice, match="none yet"):
         known.find("lab")
-    from runtime.known_devices import KnownDevice
+    from runtime.desktop.known_devices import KnownDevice
 
     for name in ("lab", "attic"):
         known.keep(KnownDevice(name=name, url=f"http://{name}", device=name * 2, certificate_sha256="", token="t"))

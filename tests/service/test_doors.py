@@ -14,8 +14,8 @@ NETWORK = ("litestar", "uvicorn", "h11", "httpx", "prometheus_client", "cryptogr
     ("modules", "unloaded"),
     [
         ("geoshift", (*NETWORK, "numpy")),
-        ("runtime.commands", (*NETWORK, "onnxruntime", "torch")),
-        ("runtime.device, runtime.views", (*NETWORK, "onnxruntime", "torch")),
+        ("runtime.cli.commands", (*NETWORK, "onnxruntime", "torch")),
+        ("runtime.device.device, runtime.device.views", (*NETWORK, "onnxruntime", "torch")),
         ("runtime.client", ("litestar", "uvicorn", "prometheus_client", "onnxruntime", "torch")),
         ("runtime.service.app, runtime.service.server", ("httpx", "onnxruntime", "torch", "cryptography", "zeroconf")),
     ],

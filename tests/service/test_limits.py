@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 import pytest
 
-from runtime.pinning import context
+from runtime.desktop.pinning import context
 from tests.runtime.threads import PATIENCE_S, until
 from tests.service.running import running
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runtime.pinning import Unreachable, WrongCertificate, context, digest, seen
+from runtime.desktop.pinning import Unreachable, WrongCertificate, context, digest, seen
 from runtime.service.certificate import ensure
 from runtime.service.config import Config, ConfigError, load, override
 from runtime.service.listening import bind, is_loopback

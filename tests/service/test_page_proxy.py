@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from runtime.channel import Channel, RequestRefused
 from runtime.client import Client
-from runtime.page_proxy import Proxy
+from runtime.desktop.channel import Channel, RequestRefused
+from runtime.desktop.page_proxy import Proxy
 from runtime.service.tokens import Scope
 from tests.runtime.threads import PATIENCE_S
 from tests.service.running import running

@@ -8,17 +8,17 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import pytest
 
-from runtime import bundle as bundles
-from runtime.bundle_files import MANIFEST
 from runtime.client import Client
+from runtime.desktop.pinning import Unreachable
 from runtime.errors import BundleError, Conflict, GapNeeded, NoRoom, PushRefused, UnknownPush
-from runtime.fit import peak_bytes
-from runtime.pinning import Unreachable
-from runtime.push_phase import PushPhase
-from runtime.release import sign
+from runtime.plan import bundle as bundles
+from runtime.plan.bundle_files import MANIFEST
+from runtime.plan.fit import peak_bytes
+from runtime.plan.release import sign
+from runtime.plan.signing import generate
+from runtime.plan.trust import Trust
+from runtime.pushing.push_phase import PushPhase
 from runtime.service.tokens import Scope
-from runtime.signing import generate
-from runtime.trust import Trust
 from tests.runtime.pushing import files_of, left, written
 from tests.runtime.test_push import held
 from tests.service.running import running

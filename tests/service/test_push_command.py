@@ -5,8 +5,8 @@ import json
 import pytest
 
 from device_profiles import loader
-from runtime import bundle as bundles
-from runtime.fit import peak_bytes
+from runtime.plan import bundle as bundles
+from runtime.plan.fit import peak_bytes
 from tests.runtime.bundles import profile
 from tests.runtime.pushing import WORLD, bundle_id, written
 from tests.service.test_serve_command import geoshift, serving, typed

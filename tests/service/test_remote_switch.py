@@ -8,10 +8,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from runtime import remote_commands, remote_switch
+from runtime.cli import remote_commands
 from runtime.client import Client
-from runtime.known_devices import KnownDevice, KnownDevices
-from runtime.remote_switch import switch_devices
+from runtime.desktop import remote_switch
+from runtime.desktop.known_devices import KnownDevice, KnownDevices
+from runtime.desktop.remote_switch import switch_devices
 from tests.runtime.threads import until
 from tests.service.running import FAST, STILL, running
 

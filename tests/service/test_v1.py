@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.operations import KEPT
+from runtime.device.operations import KEPT
 from runtime.service.tokens import Scope
 from tests.runtime.threads import PATIENCE_S
 from tests.service.running import STILL, running

@@ -90,7 +90,7 @@ def test_answers_during_walks_are_those_of_states_of_the_path(device, headers, s
     """Eight clients ask while the device walks to and fro: no failure, no answer of anything but a legal state."""
     network = device.service.device
     table, legal = network.bundle.table, set()
-    from runtime.graphs import live_session
+    from runtime.plan.graphs import live_session
 
     session = live_session(network.bundle, network.profile.threads)
     for move in network.bundle.transitions:

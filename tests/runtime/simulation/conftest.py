@@ -1,6 +1,6 @@
 import pytest
 
-from runtime import bundle as bundles
+from runtime.plan import bundle as bundles
 from runtime.simulation import Stage
 from tests.runtime.bundles import profile, write_bundle
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import geoshift
-from runtime.bank import InPlaceBank
-from runtime.engine import LiveRunner
-from runtime.operation import Outcome
 from runtime.simulation import ByHand, simulate_trace
 from runtime.simulation.arrivals import Clock
 from runtime.simulation.line import Line
 from runtime.simulation.pace import Pace
 from runtime.simulation.paths import paths_of
 from runtime.simulation.walking import Walker
+from runtime.walking.bank import InPlaceBank
+from runtime.walking.engine import LiveRunner
+from runtime.walking.operation import Outcome
 from tests.runtime.bundles import profile
 from tests.runtime.nets import opened
 from tests.runtime.simulation.cases import LATENCY, trace

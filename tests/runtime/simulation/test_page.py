@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from runtime.report import ReportUnavailable
+from runtime.reporting.report import ReportUnavailable
 from runtime.simulation import simulate_trace
 from runtime.simulation.page import CSV, JSON, as_csv, write_page
 from tests.runtime.bundles import profile

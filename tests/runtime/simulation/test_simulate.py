@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from runtime.errors import BundleError
-from runtime.evaluation import Evaluator
+from runtime.plan.evaluation import Evaluator
 from runtime.simulation import ByHand, Stage, TraceError, as_json, simulate_trace
+from runtime.simulation.simulator import PLANNED, STRATEGIES
 from runtime.simulation.trace import Arrivals
-from runtime.simulator import PLANNED, STRATEGIES
 from tests.runtime.bundles import profile
 from tests.runtime.simulation.cases import LATENCY, heated, trace
 

@@ -1,0 +1,1 @@
+"""Who decides about the mode: people, holds, triggers, safety."""

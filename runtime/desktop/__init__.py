@@ -1,0 +1,1 @@
+"""The desktop's side: paired devices, pinned connections, switching several at once."""

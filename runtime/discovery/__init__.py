@@ -1,0 +1,1 @@
+"""How a device is found on the local network."""

@@ -1,0 +1,1 @@
+"""What outlives a power cut: journal, persistent weight memory, the way back to a known state."""

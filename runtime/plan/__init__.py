@@ -1,0 +1,1 @@
+"""The plan on disk: its parts, its checks, its evidence."""

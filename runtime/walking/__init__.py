@@ -1,0 +1,1 @@
+"""Weights that are rewritten while they answer: rows, banks, engine, controller."""
