@@ -53,6 +53,7 @@ def profile(**changes: object) -> Profile:
         "C2": {"from": "C1", "remove": [{"layer": {"name": "conv1"}, "count": 1}]},
         "C3": {"from": "C2", "remove": [{"layer": {"name": "conv2"}, "count": 1}]},
     }
+    data["origins"] = {}  # those of the built-in one's numbers, which are others here
     data["transitions"] = [list(pair) for pair in pairwise(TOUR)]
     for key, value in changes.items():
         section, _, field = key.partition("__")

@@ -21,6 +21,7 @@ from runtime.errors import Busy, Closed, IllegalEvent, UnknownMode
 from runtime.memory.journal import load
 from runtime.memory.state_directory import StateDirectory
 from runtime.plan import bundle as bundles
+from runtime.plan.costs import split
 from runtime.plan.graphs import compact_session, live_session
 from runtime.walking import controller
 from runtime.walking.bank import increments
@@ -72,7 +73,7 @@ class Machine(RuleBasedStateMachine):
         self.policy, self.snap = policy, snap
         self.folder = Path(tempfile.mkdtemp())
         self.permits = self.arrived = 0
-        self.patch = mock.patch.object(controller, "increments", self.gated)
+        self.patch = mock.patch.object(controller, "split", self.gated)
         self.patch.start()
         self.mode, self.phase, self.compact = "C1", Phase.IDLE, snap
         self.start(None)
@@ -94,7 +95,7 @@ class Machine(RuleBasedStateMachine):
     def gated(self, *arguments):
         """Increments of a walk, each of which waits for a permit; closing lets it through."""
         control = threading.current_thread()._target.__self__
-        for one in increments(*arguments):
+        for one in split(*arguments):
             with control._changed:
                 self.arrived += 1
                 control._changed.wait_for(lambda: self.permits or control._closed)

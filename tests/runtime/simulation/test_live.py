@@ -38,8 +38,9 @@ def states(monkeypatch):
     seen, write = [], InPlaceBank.write
 
     def noted(bank, increment):
-        write(bank, increment)
+        retries = write(bank, increment)
         seen.append(digest(bank))
+        return retries
 
     monkeypatch.setattr(InPlaceBank, "write", noted)
     return seen
