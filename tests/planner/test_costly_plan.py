@@ -108,9 +108,9 @@ def test_what_is_shown_names_the_trade_off_the_front_and_where_figures_come_from
     for move, shown in zip(bundle.transitions, data["transitions"], strict=True):
         assert shown["cost"] == json.loads(msgspec.json.encode(move.entry.cost))
         assert tuple(one["front"] for one in shown["candidates"]) == front(move.entry.candidates, "energy")
-        assert {*shown["cost"]["assumed"]} == {"joules", "retries"}
+        assert {*shown["cost"]["assumed"]} == {"increments", "seconds", "joules", "retries"}
     words = cost_words(bundle.transitions[0].entry.cost)
-    assert [word.endswith("*") for word in words] == [False, False, False, True, False, False, True]
+    assert [word.endswith("*") for word in words] == [False, True, True, True, False, False, True]
     assert "energy*: energy.joules_per_byte_written assumed: a test" in origins(bundle.profile)
 
 
