@@ -221,8 +221,28 @@ def findings(found: list[dict[str, Any]]) -> Findings:
             rivals[what] = {strategy: table(every, moves, strategy) for strategy in strategies_of(every[0], moves)}
     bad = [len(one["unrepaired"]) for figures in found for one in figures["kills"].get("strategies", {}).values()]
     claims.append(Claim("kills that were not repaired", sum(bad), "of all kills", "==", 0, [float(sum(bad))]))
-    data = {"summary": summary(found, rivals), "networks": found}
+    data = {"summary": summary(found, rivals), "networks": [columns(one) for one in found]}
     return Findings(list(SEEDS), claims, rivals, data, picture(found, rivals))
+
+
+def columns(figures: dict[str, Any]) -> dict[str, Any]:
+    """A network's figures with lists of states and of requests as columns: a third of the lines."""
+
+    def shorter(way: dict[str, Any]) -> dict[str, Any]:
+        kinds: dict[str, dict[str, list[float]]] = {}
+        for kind, *values in way["states"]:
+            known = kinds.setdefault(kind, {"share": [], "points": [], "interval": []})
+            for key, value in zip(known, values, strict=True):
+                known[key].append(value)
+        counts = {what: [one[what] for one in way["requests"]] for what in way["requests"][0]}
+        return {**way, "states": kinds, "requests": counts}
+
+    states = figures["states"]
+    transitions = {
+        name: {**move, "strategies": {name: shorter(way) for name, way in move["strategies"].items()}}
+        for name, move in states["transitions"].items()
+    }
+    return {**figures, "states": {**states, "transitions": transitions}}
 
 
 def strategies_of(figures: dict[str, Any], moves: list[str]) -> list[str]:

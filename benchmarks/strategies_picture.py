@@ -58,7 +58,7 @@ def _wrong(axis: Axes, rivals: dict[str, Any]) -> None:
     axis.set_yticks([0, 1, 10, 100, 1000], ["0", "1", "10", "100", "1000"])
     _ticks(axis, rivals)
     axis.set_ylabel("per 1,000 requests of the 20 s a switch")
-    axis.set_title("Wrong because of the transition; lines: least and most of 10 seeds", fontsize=11)
+    axis.set_title("Wrong because of the transition (of plain, ends are to blame)", fontsize=11)
 
 
 def _costs(axis: Axes, rivals: dict[str, Any]) -> None:
