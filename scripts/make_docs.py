@@ -10,7 +10,7 @@ from pathlib import Path
 import device_profiles
 from device_profiles import GeoshiftError
 from runtime.walking import table
-from scripts import claims_table, results_table, tour_picture, write_times
+from scripts import claims_table, device_table, results_table, tour_picture, write_times
 
 DOCS = Path(__file__).parent.parent / "docs"
 BEGIN = "<!-- state diagram: made from runtime/walking/table.py by `make docs` -->\n"
@@ -19,6 +19,8 @@ RESULTS_BEGIN = "<!-- modes: made from benchmarks/results by `make docs` -->\n"
 RESULTS_END = "<!-- end of modes -->"
 TIMES_BEGIN = "<!-- write times: made from device_profiles by `make docs` -->\n"
 TIMES_END = "<!-- end of write times -->"
+DEVICES_BEGIN = "<!-- devices: made from benchmarks/results by `make docs` -->\n"
+DEVICES_END = "<!-- end of devices -->"
 CLAIMS_BEGIN = "<!-- claims: made from benchmarks/results by `make docs` -->\n"
 CLAIMS_END = "<!-- end of claims -->"
 
@@ -38,14 +40,15 @@ def documents(docs: Path = DOCS) -> Mapping[Path, str]:
     """
     architecture, readme, profiles = docs / "architecture.md", docs.parent / "README.md", docs / "profiles.md"
     diagram = f"```mermaid\n{table.diagram()}\n```\n"
-    times = write_times.table() + "\n"
+    times, page = write_times.table() + "\n", profiles.read_text(encoding="utf-8")
+    page = between_markers(page, times, str(profiles), (TIMES_BEGIN, TIMES_END))
     modes, claims = results_table.table() + "\n", claims_table.short() + "\n"
     text = between_markers(readme.read_text(encoding="utf-8"), modes, str(readme), (RESULTS_BEGIN, RESULTS_END))
     return {
         docs / "profile.schema.json": json.dumps(device_profiles.json_schema(), indent=2) + "\n",
         architecture: between_markers(architecture.read_text(encoding="utf-8"), diagram, str(architecture)),
         readme: between_markers(text, claims, str(readme), (CLAIMS_BEGIN, CLAIMS_END)),
-        profiles: between_markers(profiles.read_text(encoding="utf-8"), times, str(profiles), (TIMES_BEGIN, TIMES_END)),
+        profiles: between_markers(page, device_table.table() + "\n", str(profiles), (DEVICES_BEGIN, DEVICES_END)),
         docs / "results.md": claims_table.page(),
         docs / "tour.svg": tour_picture.picture(),
     }
