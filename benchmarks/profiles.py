@@ -100,8 +100,8 @@ def refusal(name: str) -> str:
 def findings(seeds: list[int], found: dict[str, list[dict[str, Any]]], refused: dict[str, str]) -> Findings:
     """Claims and picture."""
     made = [one for per_seed in found.values() for one in per_seed if not one["refused"]]
-    small = {name for name in found if load(name).memory.weights_bytes < 100_000_000}
-    wrong = {name for name, why in refused.items() if bool(why) != (name in small)}
+    reasons = [why for why in refused.values() if why]
+    exact = [why for why in reasons if "memory.weights_bytes: found" in why and "weights fit" in why]
     limits = {name: load(name).guard.max_drop_points for name in found}
     beyond = [
         one["worst_drop_points"] - limits[name]
@@ -114,7 +114,7 @@ def findings(seeds: list[int], found: dict[str, list[dict[str, Any]]], refused: 
               "devices", "==", len(found)),
         Claim("plans_that_verify", float(sum(one["verified"] for one in made)), "plans", "==", len(made)),
         Claim("worst_state_beyond_the_guard", max(beyond), "points", "<=", 0.0, beyond),
-        Claim("refused_by_size_without_reason_or_not_refused", float(len(wrong)), "devices", "==", 0),
+        Claim("refusals_of_vgg11_that_name_limit_need_and_what_fits", float(len(exact)), "devices", "==", len(reasons)),
     ]  # fmt: skip
     return Findings(seeds, claims, {}, {"devices": found, "vgg11": refused}, picture(found))
 

@@ -40,7 +40,8 @@ def _cells(per_seed: list[dict[str, Any]]) -> tuple[str, ...]:
         if None in values:
             return "not known"
         mean = scale * sum(values) / len(values)
-        return f"{float(f'{mean:.3g}'):,g}{unit}{'*' if field in guessed else ''}"
+        shown = _seconds(mean) if unit == " s" else f"{float(f'{mean:.3g}'):,g}{unit}"
+        return shown + ("*" if field in guessed else "")
 
     return (
         " / ".join(f"{mean:.1f}" for mean in means) + " %",
@@ -50,3 +51,13 @@ def _cells(per_seed: list[dict[str, Any]]) -> tuple[str, ...]:
         word("joules", "joules", 1e3, " mJ"),
         word("transitions_left", "transitions_left", 1, ""),
     )
+
+
+def _seconds(seconds: float) -> str:
+    """In the unit that suits; 0 where a device writes it in one increment and no bandwidth is known."""
+    if not seconds:
+        return "at once"
+    for limit, unit in ((1.0, "s"), (1e-3, "ms"), (0.0, "µs")):
+        if seconds >= limit:
+            return f"{float(f'{seconds / (limit or 1e-6):.2g}'):g} {unit}"
+    raise AssertionError("seconds are not negative")
