@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -132,8 +131,17 @@ def _plan(seed: int, setting: Setting, path: Path) -> dict[str, Any]:
         "seconds_with_evidence": time.monotonic() - begun,
         "threads": torch.get_num_threads(),
         "epoch_equivalents": made.planning.epoch_equivalents,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_kib() / 2**20,
     }
+
+
+def peak_kib() -> int:
+    """Most memory that this process was resident in.
+
+    Not ``ru_maxrss``, in which Linux counts what the process that started this one was resident in at that moment.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
 def test_samples(dataset: Dataset, count: int) -> Samples:
