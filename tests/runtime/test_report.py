@@ -77,7 +77,7 @@ def test_page_says_what_a_walk_costs_and_which_trade_off_was_named(written):
     assert words.count("41,216 21 250 ms 4.2 mJ* 1 2e-05 (100,000 walks) 20,608 bytes, 125 ms*") == 4
     assert "the one of the fewest bytes, which is what the profile asks for ( trade_off: bytes )" in words
     assert "What these figures rest on (* marks what rests on an assumed one): " in words
-    assert "energy*: energy.joules_per_byte_written" in words
+    assert "energy.joules_per_byte_written assumed: a test" in words
 
 
 def test_candidates_are_drawn_by_the_cost_that_the_profile_names():

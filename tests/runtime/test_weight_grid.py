@@ -122,6 +122,8 @@ def quantised(path: Path, source: Path) -> Path:
                 ),
                 alternatives={},
                 landscape=None,
+                cost=None,
+                cost_back=None,
             )
             for move in plan.transitions
         ),
