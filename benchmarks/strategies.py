@@ -104,7 +104,9 @@ def case(name: str, one: Case, *, keep: bool) -> list[dict[str, Any]]:
         for part, work in parts.items():
             console.print(f"{name}, seed {seed}: {part}")
             figures[part] = (
-                kept(f"strategies-{name}-{part}-seed{seed}", setting, subject.module(), work) if keep else work()
+                kept(f"strategies-{name}-{part}-seed{seed}", (setting, subject.made_of), subject.module(), work)
+                if keep
+                else work()
             )
         found.append(figures)
     return found

@@ -263,7 +263,10 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     guard: Annotated[Guard, Meta(description="the accuracy insisted on")]
     trade_off: Annotated[
         Literal["bytes", "seconds", "energy", "wear", "accuracy"],
-        Meta(description="what the planner minimises among paths within the guard: a cost, or the worst state's loss"),
+        Meta(
+            description="what the planner minimises among paths within the guard: a cost; or, for accuracy, how far "
+            "outputs stray and travel, among paths of which none is known to have the better worst state"
+        ),
     ] = "bytes"
     origins: Annotated[
         dict[Annotated[str, Meta(max_length=128)], Origin],

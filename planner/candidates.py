@@ -28,6 +28,12 @@ from runtime.walking.strategies import Compiled
 QUANTILE = 1.6449
 """Of the normal distribution, for one-sided bounds of 95 %."""
 
+AS_NEAR = 1.01
+"""Worst states are as near to the dense network's outputs as each other within this factor: most are those of an end,
+which all paths share, and differ in the last bits."""
+AS_SHORT = 1.05
+"""Paths are as short as each other within this factor: a way measured at a few states is not known better."""
+
 
 class NoSafePath(GeoshiftError):
     """Every candidate breaks the bound that the device profile guards."""
@@ -121,8 +127,12 @@ def choose(
     Feasible are those whose confidence bound stays within ``max_drop`` of the dense network. Of these the cheapest one
     is taken, which by default is the one that writes the fewest bytes; among equals the one with the best worst state,
     then the fewest bytes, the smallest divergence, and the other costs. A dearer one replaces it only when its lower
-    bound lies above what the cheaper one reached in its worst state. With ``accuracy`` the best worst state is taken,
-    whatever it costs, and costs decide among equals.
+    bound lies above what the cheaper one reached in its worst state.
+
+    With ``accuracy``, whatever it costs, those stand that no lower bound lies above: counts of wrong answers cannot
+    tell their worst states apart. Of these, those are taken whose outputs stray least from the dense network's; of
+    these, those whose answers travel the shortest way (the paper's rule, in the softmax Fisher metric); and of those
+    that are as short, give or take ``AS_SHORT``, the one that writes the fewest bytes.
 
     Args:
         candidates: All of them.
@@ -145,15 +155,32 @@ def choose(
             "remove fewer units, give more selection samples (--selection), or loosen guard.max_drop_points"
             + (f"; {', '.join(too_dear)} were left out, raise --budget to walk them" if too_dear else "")
         )
+    chosen = steadiest(feasible) if trade_off == "accuracy" else cheapest(feasible, trade_off)
+    return Choice(chosen, tuple(candidates), tuple(feasible), tuple(skipped), tuple(too_dear), trade_off)
+
+
+def cheapest(feasible: Sequence[Candidate], trade_off: TradeOff) -> Candidate:
+    """The one that costs least, or the dearer one that earned it."""
     chosen, *others = sorted(feasible, key=lambda one: _rank(one, trade_off))
     for other in others:
-        if (
-            trade_off != "accuracy"
-            and price(other, trade_off) > price(chosen, trade_off)
-            and other.bound > chosen.worst
-        ):
+        if price(other, trade_off) > price(chosen, trade_off) and other.bound > chosen.worst:
             chosen = other
-    return Choice(chosen, tuple(candidates), tuple(feasible), tuple(skipped), tuple(too_dear), trade_off)
+    return chosen
+
+
+def steadiest(feasible: Sequence[Candidate]) -> Candidate:
+    """The one of which least is to be feared, whatever it costs: see ``choose``."""
+    floor = max(one.bound for one in feasible)
+    standing = [one for one in feasible if one.worst >= floor]
+    least = min(one.divergence for one in standing)
+    near = [one for one in standing if one.divergence <= AS_NEAR * least]
+    shortest = min(travelled(one) for one in near)
+    return min((one for one in near if travelled(one) <= AS_SHORT * shortest), key=lambda one: _rank(one, "bytes"))
+
+
+def travelled(one: Candidate) -> float:
+    """Fisher length of a path, or its functional length where that is all that is known."""
+    return one.length if one.fisher_length is None else one.fisher_length
 
 
 def price(candidate: Candidate, trade_off: TradeOff) -> float:
@@ -164,9 +191,8 @@ def price(candidate: Candidate, trade_off: TradeOff) -> float:
 
 def _rank(one: Candidate, trade_off: TradeOff) -> tuple[float, ...]:
     """What candidates are sorted by, the best first."""
-    first = (-one.worst, price(one, trade_off)) if trade_off == "accuracy" else (price(one, trade_off), -one.worst)
     rest = () if one.cost is None else (one.cost.seconds, one.cost.cell_writes)
-    return (*first, one.bytes_written, one.divergence, *rest)
+    return (price(one, trade_off), -one.worst, one.bytes_written, one.divergence, *rest)
 
 
 def is_feasible(candidate: Candidate, dense: Answers, max_drop: float) -> bool:

@@ -22,6 +22,7 @@ from planner.recipes import recipe_for
 from planner.training import train
 from runtime.errors import BundleError
 from runtime.plan.bundle import Bundle, read
+from runtime.plan.costs import TradeOff
 from runtime.plan.verification import verify
 from runtime.reporting.inspection import summary
 from runtime.reporting.report import write_report
@@ -30,6 +31,8 @@ from runtime.walking.net import Net
 from runtime.walking.operation import Outcome
 
 MODEL, DATA, PROFILE = "digits-cnn", "digits", "raspberry-pi-5"
+TRADE_OFF: TradeOff = "accuracy"
+"""A board's memory does not wear, and the network is small: there the steadiest way costs nothing to speak of."""
 BYTES_PER_INCREMENT = 2048
 """The demo's network is a hundred times smaller than those a board runs; the write budget is reduced with it, or each
 switch would be over in one or two increments and nothing could be seen."""
@@ -115,9 +118,8 @@ def run(output: Path, seed: int, progress: Progress) -> DemoResult:
     checkpoints.load(output / "model.safetensors", module)
     # Every candidate, so that the report can compare them; little else, so that it takes under a minute.
     options = Options(seed=seed, every_candidate=True, probes=16, certified=100)
-    make_plan(
-        module, MODEL, dataset, loader.load(PROFILE), output / "plan", options=options, progress=progress, replace=True
-    )
+    profile = msgspec.structs.replace(loader.load(PROFILE), trade_off=TRADE_OFF)
+    make_plan(module, MODEL, dataset, profile, output / "plan", options=options, progress=progress, replace=True)
     bundle = read(output / "plan")
     progress.stage("Verifying", len(bundle.states) + len(bundle.transitions))
     checks = verify(bundle, bundle.profile, progress.step)

@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future, as_completed
 from typing import Any
 
-from planner.candidates import Candidate, Choice, choose, drop_bound, is_feasible, price
+from planner.candidates import (
+    AS_NEAR,
+    AS_SHORT,
+    Candidate,
+    Choice,
+    choose,
+    drop_bound,
+    fisher_length,
+    is_feasible,
+    price,
+    travelled,
+)
 from planner.cost import CostMeter
 from planner.executors import Share
 from planner.progress import Progress
@@ -165,15 +176,29 @@ def _best(study: Study, candidates: Sequence[Candidate]) -> Rival | None:
     """The path that would be chosen so far."""
     if not any(is_feasible(one, study.dense, study.max_drop) for one in candidates):
         return None
-    chosen = choose(candidates, study.dense, study.max_drop, "", trade_off=study.trade_off).chosen
-    return Rival(chosen.worst, chosen.bytes_written, None if chosen.cost is None else price(chosen, study.trade_off))
+    choice = choose(candidates, study.dense, study.max_drop, "", trade_off=study.trade_off)
+    chosen, priced = choice.chosen, None
+    if chosen.cost is not None:
+        priced = price(chosen, study.trade_off)
+    if study.trade_off != "accuracy":
+        return Rival(chosen.worst, chosen.bytes_written, priced)
+    floor = max(one.bound for one in choice.feasible)
+    return Rival(chosen.worst, chosen.bytes_written, priced, floor, chosen.divergence, travelled(chosen))
 
 
 def _unbeatable(study: Study, ends: Ends, rival: Rival | None) -> bool:
-    """Whether no path between these ends can have a bound above the rival's worst state; or a better worst state."""
+    """Whether no path between these ends can have a bound above the rival's worst state.
+
+    Where accuracy is what counts, none may stray less or be shorter either: all paths stray as far as their ends, and
+    none is shorter than the straight way between their ends' answers.
+    """
     if rival is None:
         return False
-    if study.trade_off == "accuracy":
-        return rival.worst >= min(study.modes[name].accuracy for name in ends)
-    ceiling = study.dense.accuracy - max(drop_bound(study.dense, study.modes[name]) for name in ends)
-    return rival.worst >= ceiling
+    begin, end = (study.modes[name] for name in ends)
+    ceiling = study.dense.accuracy - max(drop_bound(study.dense, one) for one in (begin, end))
+    if rival.worst < ceiling:
+        return False
+    if study.trade_off != "accuracy":
+        return True
+    nearest = max(one.distance(study.dense) for one in (begin, end))
+    return rival.divergence <= AS_NEAR * nearest and rival.travelled <= AS_SHORT * fisher_length([begin, end])

@@ -8,6 +8,7 @@ makes the same plan wherever its jobs run.
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -72,11 +73,17 @@ class Rival:
         worst: Accuracy of the rival's worst state.
         bytes_written: Bytes it writes.
         price: What it costs by the profile's trade-off; None for its bytes.
+        floor: Highest lower bound of any path so far, where accuracy is what counts.
+        divergence: Of its worst state, where accuracy is what counts.
+        travelled: Length of its way, where accuracy is what counts.
     """
 
     worst: float
     bytes_written: int
     price: float | None = None
+    floor: float = 0.0
+    divergence: float = math.inf
+    travelled: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -387,8 +394,10 @@ class Study:
             return True
         if rival is None:
             return False
+        if self.trade_off == "accuracy":
+            return answers.accuracy < rival.floor
         limit = rival.bytes_written if rival.price is None else rival.price
-        if priced <= limit or self.trade_off == "accuracy":
+        if priced <= limit:
             return answers.accuracy < rival.worst
         return self.dense.accuracy - drop_bound(self.dense, answers) <= rival.worst
 

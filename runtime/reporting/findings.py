@@ -230,7 +230,10 @@ def reason(move: TransitionEntry, trade_off: TradeOff = "bytes") -> str:
         return "The plan does not say which candidate was chosen."
     start = f"{len(feasible)} of {len(move.candidates)} paths that were walked are feasible"
     if trade_off == "accuracy":
-        return f"{start}; of these, {chosen.name} has the best worst state, or costs least among equals in it."
+        return (
+            f"{start}; of those whose worst states cannot be told apart and whose outputs stay nearest to the dense "
+            f"network's, {chosen.name} is the shortest way, or writes the fewest bytes of those as short."
+        )
     most, verb = SUPERLATIVES[trade_off]
     spent = price(chosen, trade_off)
     shorter = [one for one in feasible if price(one, trade_off) < spent]

@@ -167,7 +167,7 @@ TRADE_OFFS: Final[Mapping[str, str]] = {
     "seconds": "the fewest seconds",
     "energy": "the least energy",
     "wear": "the least wear of one row",
-    "accuracy": "the best worst state",
+    "accuracy": "a worst state as good as any, then the straightest way",
 }
 """What the planner looks for among paths within the guard, by the profile's trade-off."""
 COLUMNS: Final = ("bytes", "increments", "time", "energy", "writes of a row", "wear there and back", "retries")
