@@ -23,7 +23,7 @@ def picture(found: list[dict[str, Any]]) -> Figure:
     """Each criterion against the held-out worst drop; what each choice regrets; paths over the loss."""
     figure = Figure(figsize=(13, 8), layout="constrained")
     axes = figure.subplots(2, 3)
-    colors = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7")
+    colors = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#999999", "#D55E00")
     for axis, criterion in zip(axes.flat, CRITERIA, strict=False):
         for color, one in zip(colors, found, strict=False):
             rho = one["correlations"][criterion]
@@ -52,9 +52,10 @@ def picture(found: list[dict[str, Any]]) -> Figure:
 def regrets(axis: Any, found: list[dict[str, Any]], colors: Sequence[str]) -> None:
     """Bars: what each rule's choice loses to the best candidate."""
     rules = list(found[0]["choices"])
+    width = 0.8 / len(found)
     for place, (color, one) in enumerate(zip(colors, found, strict=False)):
         heights = [max(one["choices"][rule]["regret_points"], 0.004) for rule in rules]
-        axis.bar(np.arange(len(rules)) + 0.2 * (place - 1.5), heights, 0.2, color=color)
+        axis.bar(np.arange(len(rules)) + width * (place - (len(found) - 1) / 2), heights, width, color=color)
     axis.axhline(0.1, color="0.4", ls=":", lw=1)
     axis.set(yscale="log", ylabel="regret of the choice, points (dotted: the bar)")
     axis.set_xticks(range(len(rules)), [rule.replace(" ", "\n") for rule in rules], fontsize=8)
