@@ -5,8 +5,8 @@ Candidates differ in the units removed, in how what is left makes up for them, a
 straight lines, the paper's flow with several β, relaxed and drift-correcting paths. Each is walked through states that
 one rule gives for all: equally far apart in bytes, the one just after the last unit was zeroed, and torn ones in both
 directions. Criteria and choices see training images only; the held-out worst drop is read from the test images once.
-The product's choice is that of a profile that says ``trade_off: accuracy``; one that says nothing takes the fewest bytes
-within the guard, and what that loses against the best path is beside it.
+The product's choice is that of a profile that says ``trade_off: accuracy``; one that says nothing takes the fewest
+bytes within the guard, and what that loses against the best path is beside it.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def test_the_cost_that_the_profile_names_is_minimised():
         priced("fast", 3, 300, seconds=1, joules=2e-6, wear=2e-6),
         priced("thrifty", 3, 400, seconds=5, joules=1e-6, wear=9e-6),
         priced("gentle", 3, 500, seconds=6, joules=8e-6, wear=1e-6),
-        priced("accurate", 1, 900, seconds=8, joules=9e-6, wear=8e-6),
+        replace(priced("accurate", 1, 900, seconds=8, joules=9e-6, wear=8e-6), divergence=0.5),
         priced("not feasible", 60, 1, seconds=0.1, joules=0, wear=0),
     ]
     wanted = {"bytes": "few bytes", "seconds": "fast", "energy": "thrifty", "wear": "gentle", "accuracy": "accurate"}
@@ -188,6 +188,35 @@ def test_equals_in_cost_and_worst_state_are_told_apart_by_bytes():
     found = [priced("long", 3, 300), priced("short", 3, 200)]
     for trade_off in ("seconds", "energy", "wear", "accuracy"):
         assert choose(found, DENSE, 0.02, "", trade_off=trade_off).chosen.name == "short"
+
+
+def straight(name, lost, written, *, divergence=1.0, travelled=1.0):
+    return replace(candidate(name, lost, written, divergence), fisher_length=travelled)
+
+
+def steadiest(*found):
+    return choose(found, DENSE, 0.05, "", trade_off="accuracy").chosen.name
+
+
+def test_accuracy_leaves_out_what_is_known_to_be_worse():
+    best, near, worse = candidate("best", 0, 300), candidate("near", 2, 200), candidate("worse", 30, 100)
+    assert near.worst > best.bound > worse.worst
+    assert worse.bound >= 0.98 - 0.05  # within the guard, and the cheapest
+    assert steadiest(best, near, worse) == "near"  # alike in all but bytes
+    assert steadiest(best, replace(near, divergence=2.0), replace(worse, divergence=0.1)) == "best"
+
+
+def test_accuracy_takes_what_strays_least_then_what_travels_least_then_the_fewest_bytes():
+    ordered = straight("ordered", 1, 100, divergence=1.5, travelled=1.0)
+    bent = straight("bent", 2, 400, divergence=1.0, travelled=2.0)
+    ramp = straight("ramp 10", 2, 900, divergence=1.0001, travelled=1.5)
+    short = straight("ramp 4", 2, 500, divergence=1.0, travelled=1.51)
+    assert steadiest(ordered, bent) == "bent"
+    assert steadiest(ordered, bent, ramp) == "ramp 10"  # ends that all paths share differ in the last bits
+    assert steadiest(ordered, bent, ramp, short) == "ramp 4"
+    assert steadiest(ordered, bent, ramp, replace(short, fisher_length=1.7)) == "ramp 10"
+    unmeasured = [replace(one, fisher_length=None, length=one.fisher_length) for one in (ordered, bent, ramp, short)]
+    assert steadiest(*unmeasured) == "ramp 4"
 
 
 def test_a_trade_off_without_figures_is_refused_with_what_to_add():

@@ -84,9 +84,24 @@ def test_what_rules_a_path_out_is_the_cost_that_the_profile_names(study):
     faster = Rival(worst=0.0, bytes_written=whole.bytes_written + 1, price=whole.cost.seconds / 2)
     (dearer,) = timed.do(replace(naive, rival=faster)).candidates
     assert dearer.complete == (whole.bound >= study.dense.accuracy - study.max_drop)
-    exact = replace(study, profile=msgspec.structs.replace(device, trade_off="accuracy"))
-    better = Rival(worst=1.0, bytes_written=0, price=0)
-    assert not exact.do(replace(naive, rival=better)).candidates[0].complete
+
+
+def test_a_race_for_accuracy_chooses_what_walking_everything_chooses(study):
+    """What is left out is known to be worse than something; that it writes more is no reason."""
+    device = msgspec.structs.replace(loader.load("raspberry-pi-5"), trade_off="accuracy")
+    exact = replace(study, profile=device)
+    job = Job(("C1", "C2"), "ramp 4", race=True)
+    floor = Rival(worst=0.0, bytes_written=0, price=0, floor=1.0)
+    assert not exact.do(replace(job, rival=floor)).candidates[0].complete
+    assert exact.do(replace(job, rival=replace(floor, worst=1.0, floor=0.0))).candidates[0].complete
+    everything, _ = race(exact, every_candidate=True)
+    raced, _ = race(exact)
+    for ends, choice in everything.items():
+        assert raced[ends].chosen.name == choice.chosen.name
+        ordered = next(one for one in choice.candidates if one.name == "ordered")
+        assert choice.chosen.divergence <= ordered.divergence
+        assert choice.chosen.fisher_length <= ordered.fisher_length
+    assert any(choice.chosen.name != "ordered" for choice in everything.values())
 
 
 def test_a_budget_leaves_out_what_would_go_beyond_it_and_says_so(study, whole):
