@@ -90,19 +90,18 @@ def choose_paths(
     last = len(ROUNDS) - write_once
     for round_ in range(last):
         rivals = {ends: _best(study, found[ends]) for ends in transitions}
-        jobs: list[Job] = []
-        left = math.inf if budget is None or round_ == 0 else budget - cost.forward_passes
+        wanted: list[Job] = []
         for ends in transitions:
             own = _jobs(study, ends, round_, grid, not every_candidate, rivals[ends])
             if not every_candidate and _unbeatable(study, ends, rivals[ends]):
                 skipped[ends] += tuple(job.name for job in own)
-                continue
-            for job in own:
-                if (price := study.price(job)) <= left:
-                    left -= price
-                    jobs.append(job)
-                else:
-                    too_dear[ends] += (job.name,)
+            else:
+                wanted += own
+        left = math.inf if budget is None or round_ == 0 else budget - cost.forward_passes
+        jobs = _affordable(study, wanted, left)
+        for job in wanted:
+            if job not in jobs:
+                too_dear[job.ends] += (job.name,)
         if jobs:
             progress.stage(f"Paths, round {round_ + 1} of at most {last}", len(jobs))
         for job, outcome in zip(jobs, _run(executor, shared, jobs, store, progress), strict=True):
@@ -114,6 +113,16 @@ def choose_paths(
         )
         for ends in transitions
     }
+
+
+def _affordable(study: Study, wanted: Sequence[Job], left: float) -> list[Job]:
+    """Jobs that fit into what is left: cheap ones of all transitions before a dear one of any."""
+    taken = set()
+    for job in sorted(wanted, key=study.price):
+        if (price := study.price(job)) <= left:
+            left -= price
+            taken.add(job)
+    return [job for job in wanted if job in taken]
 
 
 def _jobs(
