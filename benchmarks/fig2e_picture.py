@@ -58,7 +58,8 @@ def regrets(axis: Any, found: list[dict[str, Any]], colors: Sequence[str]) -> No
         axis.bar(np.arange(len(rules)) + width * (place - (len(found) - 1) / 2), heights, width, color=color)
     axis.axhline(0.1, color="0.4", ls=":", lw=1)
     axis.set(yscale="log", ylabel="regret of the choice, points (dotted: the bar)")
-    axis.set_xticks(range(len(rules)), [rule.replace(" ", "\n") for rule in rules], fontsize=8)
+    names = [rule.replace("trade_off: ", "for ").replace(" ", "\n") for rule in rules]
+    axis.set_xticks(range(len(rules)), names, fontsize=7)
 
 
 def plane(axis: Any, drawn: Mapping[str, Any]) -> None:
