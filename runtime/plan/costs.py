@@ -194,6 +194,12 @@ def price(cost: CostEntry, trade_off: TradeOff) -> float:
     return found
 
 
+def rests_on_assumed(cost: CostEntry, trade_off: TradeOff) -> bool:
+    """Whether an assumed figure is in the cost that a trade-off names; see ``price``."""
+    field = {"energy": "joules", "accuracy": "bytes"}.get(trade_off, trade_off)
+    return field in cost.assumed
+
+
 def missing(profile: Profile) -> str:
     """The field without which the profile's trade-off has no figures; empty where nothing is missing."""
     if profile.trade_off == "energy" and (profile.energy is None or profile.energy.joules_per_byte_written is None):
