@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, cast
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from device_profiles import Profile, ProfileError, Weights, loader
 from runtime.errors import BundleError
@@ -93,8 +93,8 @@ def check_weights(planned: Weights, profile: Profile, origin: str) -> None:
     Raises:
         BundleError: Every state of the plan was measured with other weights.
     """
-    if planned != profile.weights:
-        others = _builtin(lambda one: one.weights == planned)
+    if not _holds(profile.weights, planned):
+        others = _builtin(lambda one: _holds(one.weights, planned))
         use = f", or use it on one of the profiles {others}" if others else ""
         raise BundleError(
             f"{origin}: weights: found a plan for {in_words(planned)}, expected {in_words(profile.weights)}, as the "
@@ -179,7 +179,13 @@ def in_words(kind: Weights) -> str:
     if kind.format != "int":
         return kind.format
     sign = "two cells a weight" if kind.sign == "differential" else "signed"
-    return f"int with {kind.bits} bits, {sign}, one scale a {kind.scale}, bias {kind.bias}"
+    power = ", a power of two" if kind.scales == "powers-of-two" else ""
+    return f"int with {kind.bits} bits, {sign}, one scale a {kind.scale}{power}, bias {kind.bias}"
+
+
+def _holds(device: Weights, planned: Weights) -> bool:
+    """Whether a device stores weights as planned; where any scale will do, powers of two do as well."""
+    return planned == device or (device.scales == "any" and planned == structs.replace(device, scales=planned.scales))
 
 
 def _bits(kind: Weights) -> int:
@@ -210,7 +216,8 @@ def _for_memory(need: int, profile: Profile) -> str:
     others = _builtin(
         lambda one: (
             one.memory.weights_bytes >= need
-            and (one.weights, one.target.runs) == (profile.weights, profile.target.runs)
+            and one.target.runs == profile.target.runs
+            and _holds(one.weights, profile.weights)
         )
     )
     use = f", or use one of the profiles {others}" if others else ""

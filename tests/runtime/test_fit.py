@@ -79,6 +79,10 @@ def test_the_nearest_devices_are_those_of_the_same_weights(bundle: bundles.Bundl
     with pytest.raises(BundleError, match="serve a plan made for a device that is live"):
         check_live(load("rram-crossbar"), "plan")
     check_weights(chip, load("max78000"), "plan")
+    # Its scales are powers of two, which a device of any scale has too, and not the other way round.
+    check_weights(chip, load("loihi-2"), "plan")
+    with pytest.raises(BundleError, match=r"expected int with 8 bits, signed, one scale a layer, a power of two, bias"):
+        check_weights(load("loihi-2").weights, load("max78000"), "plan")
     check_live(profile(), "plan")
 
 
