@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from typer.testing import CliRunner
 
-from runtime.cli.commands import inspect
+from runtime.cli.commands import inspect, strategies_table
 from runtime.cli.profile_commands import profiles_show
 from runtime.desktop.remote_tables import modes_table, status_lines
 from runtime.plan import bundle as bundles
@@ -130,6 +130,22 @@ def test_the_tables_of_simulate_and_sweep(seen, name):
     if name == "sweep":
         cases = json.loads(CliRunner().invoke(app, (*arguments, "--json")).stdout)["cases"]
         assert all(("harmed" in case["assumed"]) is seen.assumed for case in cases)
+
+
+@pytest.mark.parametrize("provenance", ["assumed", "measured"])
+def test_the_pace_at_which_strategies_were_timed(seen, provenance):
+    said = {"provenance": provenance, "source": "a test"}
+    device = profile(origins={"writes.increments_per_second": said}, bank__snap=False)
+    simulation = simulate(seen.bundle, device, names=("ordered",), states=2, torn=0)
+    assert simulation.assumed == (("increments_per_second",) if provenance == "assumed" else ())
+    console = Console(width=200, file=io.StringIO())
+    console.print(strategies_table(msgspec.to_builtins(simulation)))
+    text = console.file.getvalue()
+    assert ("at 400 bytes × 100000* a second (* the profile says it is assumed)" in text) is (provenance == "assumed")
+    assert ("at 400 bytes × 100000 a second" in text) is (provenance == "measured")
+    names = ("modes", "tour", "states", "strategies", "candidates", "landscapes")
+    page = report._render(seen.bundle, simulation, dict.fromkeys(names, BLANK))
+    assert ("assumed</em>: increments_per_second)" in page) is (provenance == "assumed")
 
 
 def test_a_speed_that_was_measured_is_not_marked_for_the_profile_s(seen):

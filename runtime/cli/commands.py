@@ -202,11 +202,19 @@ def _proved(certificate: dict[str, Any] | None) -> str:
 
 def strategies_table(data: dict[str, Any]) -> Table:
     """Strategies side by side, the best worst state first."""
+    from runtime.reporting.inspection import ASSUMED
+
+    size, rate = (
+        ASSUMED if name in data["assumed"] else "" for name in ("bytes_per_increment", "increments_per_second")
+    )
     table = Table(
         "strategy", "worst state", "mean", "written", "time", "peak weights", "p99", "longest stall",
         title=f"{plain(' → '.join(data['tour']))} on {data['samples']} held-out samples; C1 answers "
         f"{data['dense_accuracy']:.2%} right",
-        title_justify="left", box=None,
+        caption=f"time: at {data['bytes_per_increment']:,}{size} bytes × "
+        f"{data['increments_per_second']:g}{rate} a second"
+        + (f" ({ASSUMED} the profile says it is assumed)" if size or rate else ""),
+        title_justify="left", caption_justify="left", box=None,
     )  # fmt: skip
     ranked = sorted(data["strategies"].items(), key=lambda item: (-item[1]["min_accuracy"], item[1]["bytes_written"]))
     for name, result in ranked:
