@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ from runtime.plan.verification import verify
 
 LARGE = "vgg11"
 """Of 113 MB: its random weights do, since it is to be refused by its size or not at all."""
+SHIFTED = "max78000"
+"""Its scales are powers of two: what that costs is measured beside free ones."""
+OTHER_SCALES = {
+    "8 bits, free": ("weights.scales=any",),
+    "4 bits, powers of two": ("weights.bits=4",),
+    "4 bits, free": ("weights.bits=4", "weights.scales=any"),
+}
 console = Console(stderr=True)
 
 
@@ -40,12 +48,21 @@ def run(quick: bool) -> Findings:
     names = ("generic-x86", "rram-crossbar") if quick else builtin_names()
     found = {name: [planned(name, seed) for seed in seeds] for name in names}
     refused = {name: refusal(name) for name in names}
-    return findings(seeds, found, refused)
+    scales = {} if quick else {"8 bits, powers of two": found[SHIFTED]} | {
+        words: [planned(SHIFTED, seed, changes) for seed in seeds] for words, changes in OTHER_SCALES.items()
+    }  # fmt: skip
+    return findings(seeds, found, refused, scales)
 
 
-def planned(name: str, seed: int) -> dict[str, Any]:
-    """Plan for a device, verify the plan, and say what it came to."""
-    profile = load(name)
+def planned(name: str, seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Plan for a device, verify the plan, and say what it came to.
+
+    Args:
+        name: Built-in profile.
+        seed: Of training and planning.
+        changes: Overrides, as for ``--set``.
+    """
+    profile = load(name, changes)
     module = trained(MODEL, load_data(DATA), seed)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="geoshift-profiles-") as folder:
@@ -97,7 +114,12 @@ def refusal(name: str) -> str:
     return ""
 
 
-def findings(seeds: list[int], found: dict[str, list[dict[str, Any]]], refused: dict[str, str]) -> Findings:
+def findings(
+    seeds: list[int],
+    found: dict[str, list[dict[str, Any]]],
+    refused: dict[str, str],
+    scales: dict[str, list[dict[str, Any]]],
+) -> Findings:
     """Claims and picture."""
     made = [one for per_seed in found.values() for one in per_seed if not one["refused"]]
     reasons = [why for why in refused.values() if why]
@@ -116,7 +138,7 @@ def findings(seeds: list[int], found: dict[str, list[dict[str, Any]]], refused: 
         Claim("worst_state_beyond_the_guard", max(beyond), "points", "<=", 0.0, beyond),
         Claim("refusals_of_vgg11_that_name_limit_need_and_what_fits", float(len(exact)), "devices", "==", len(reasons)),
     ]  # fmt: skip
-    return Findings(seeds, claims, {}, {"devices": found, "vgg11": refused}, picture(found))
+    return Findings(seeds, claims, {}, {"devices": found, "vgg11": refused, "scales": scales}, picture(found))
 
 
 def picture(found: dict[str, list[dict[str, Any]]]) -> Figure:

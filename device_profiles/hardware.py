@@ -59,6 +59,10 @@ class Weights(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         Literal["row", "layer"],
         Meta(description="what shares one scale: a row (a unit's weights), or the layer, as on a core or an array"),
     ] = "row"
+    scales: Annotated[
+        Literal["any", "powers-of-two"],
+        Meta(description="which scales there are; powers-of-two where a product is only shifted, not multiplied again"),
+    ] = "any"
     sign: Annotated[
         Literal["signed", "differential"],
         Meta(

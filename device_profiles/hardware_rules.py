@@ -61,7 +61,7 @@ def _weights(profile: Profile) -> Iterator[Problem]:
             ("weights", "bits"), str(weights.bits), f"none with format {weights.format!r}, which has its own bits",
             "drop it, or write format: int",
         )  # fmt: skip
-    for field, plain in (("scale", "row"), ("sign", "signed"), ("bias", "float32")):
+    for field, plain in (("scale", "row"), ("scales", "any"), ("sign", "signed"), ("bias", "float32")):
         if (found := getattr(weights, field)) != plain:
             yield Problem(
                 ("weights", field), repr(found), f"none with format {weights.format!r}, which has no codes",

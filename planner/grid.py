@@ -64,6 +64,7 @@ class OnGrid:
             sign=self.grid.sign,
             bias=self.grid.bias,
             scales=scales_file if self.grid.coded else None,
+            scale_values=self.grid.scales,
             layers=tuple(
                 GridLayerEntry(name=layer.name, weight=layer.weight, bias=layer.bias) for layer in self.network.layers
             ),

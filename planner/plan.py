@@ -176,8 +176,8 @@ def _plan(
         # By way of free seats readers are written twice, and where cells are rounded each is written once.
         network, ends, stops = placed.network, placed.ends, {}
     table, states = row_table(network, {**ends, **{stop.mode: stop for stop in stops.values()}}, grid)
-    check_rows(table, profile, origin)
-    check_writes(table, profile, origin)
+    check_rows(table.layers, profile, origin)
+    check_writes(table.layers, profile, origin)
     deployed = deploy(network, ends, table, {name: states[name] for name in ends}, sample, progress)
     check_operators(read_operators(deployed.live, "the exported network"), profile, origin)
     ways = {pair: states[stop.mode] for pair, stop in stops.items()}

@@ -15,7 +15,7 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +27,8 @@ from runtime.plan.grid import LARGEST_SCALE, SMALLEST_SCALE, Grid
 FACTORS = tuple(0.2 * 5 ** (step / 11) for step in range(12))
 """Scales tried for a row, in terms of the one that just reaches its largest weight. On 2 bits the best of LeNet-5's lie
 between 0.3 and 0.8, on 8 near 1."""
+OCTAVES = 4
+"""Powers of two tried for a row, from the least that reaches its largest weight downwards: the same range as that."""
 ROUNDS = 2
 """Turns of stepping and of the scale following. Each lowers the error; the first by most."""
 SWEEPS = 4
@@ -191,8 +193,7 @@ def _searched(parts: Sequence[Part], units: int, grid: Grid, rounding: Rounding)
     full = torch.where(largest > 0, largest / grid.largest_code, torch.ones_like(largest))
     best = torch.full((units,), torch.inf, dtype=torch.float64)
     found = full.clone()
-    for factor in FACTORS:
-        scales = _as_float32(full * factor)
+    for scales in _tried(full, grid):
         cost = torch.zeros(units, dtype=torch.float64)
         for part in parts:
             own = list(part.units)
@@ -201,11 +202,27 @@ def _searched(parts: Sequence[Part], units: int, grid: Grid, rounding: Rounding)
             cost[:] = cost.sum()
         better = cost < best
         best, found = torch.where(better, cost, best), torch.where(better, scales, found)
-    return _as_float32(found)
+    return found
+
+
+def _tried(full: Tensor, grid: Grid) -> Iterator[Tensor]:
+    """Scales to try, given those that just reach each row's largest weight; float64, float32 values."""
+    if grid.scales == "powers-of-two":
+        least = torch.exp2(full.log2().ceil())
+        for step in range(OCTAVES):
+            yield _as_float32(least * 0.5**step)
+    else:
+        for factor in FACTORS:
+            yield _as_float32(full * factor)
 
 
 def _followed(parts: Sequence[Part], rows: Sequence[Tensor], scales: Tensor, grid: Grid) -> Tensor:
-    """The scales at which the codes that there are cost least: least squares in one number for each row."""
+    """The scales at which the codes that there are cost least: least squares in one number for each row.
+
+    Where they have to be powers of two, the search has tried those that are near, and they stay.
+    """
+    if grid.scales == "powers-of-two":
+        return scales
     above, below = torch.zeros_like(scales), torch.zeros_like(scales)
     for part, own in zip(parts, rows, strict=True):
         at = list(part.units)

@@ -28,6 +28,15 @@ def table(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
+def scales_table(results: Path = RESULTS) -> str:
+    """Markdown: what scales that are powers of two cost beside free ones, a row for each."""
+    if not results.exists() or not (found := json.loads(results.read_text(encoding="utf-8"))["data"].get("scales")):
+        return "Not measured yet."
+    lines = ["| weights and scales | C1 / C2 / C3 / C4 | worst state |", "|---|---|---|"]
+    lines += [f"| {name} | {' | '.join(_cells(per_seed)[:2])} |" for name, per_seed in found.items()]
+    return "\n".join(lines)
+
+
 def _cells(per_seed: list[dict[str, Any]]) -> tuple[str, ...]:
     modes = per_seed[0]["accuracy"]
     means = (100 * sum(one["accuracy"][mode] for one in per_seed) / len(per_seed) for mode in modes)

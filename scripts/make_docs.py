@@ -21,6 +21,8 @@ TIMES_BEGIN = "<!-- write times: made from device_profiles by `make docs` -->\n"
 TIMES_END = "<!-- end of write times -->"
 DEVICES_BEGIN = "<!-- devices: made from benchmarks/results by `make docs` -->\n"
 DEVICES_END = "<!-- end of devices -->"
+SCALES_BEGIN = "<!-- scales: made from benchmarks/results by `make docs` -->\n"
+SCALES_END = "<!-- end of scales -->"
 CLAIMS_BEGIN = "<!-- claims: made from benchmarks/results by `make docs` -->\n"
 CLAIMS_END = "<!-- end of claims -->"
 
@@ -42,6 +44,7 @@ def documents(docs: Path = DOCS) -> Mapping[Path, str]:
     diagram = f"```mermaid\n{table.diagram()}\n```\n"
     times, page = write_times.table() + "\n", profiles.read_text(encoding="utf-8")
     page = between_markers(page, times, str(profiles), (TIMES_BEGIN, TIMES_END))
+    page = between_markers(page, device_table.scales_table() + "\n", str(profiles), (SCALES_BEGIN, SCALES_END))
     modes, claims = results_table.table() + "\n", claims_table.short() + "\n"
     text = between_markers(readme.read_text(encoding="utf-8"), modes, str(readme), (RESULTS_BEGIN, RESULTS_END))
     return {

@@ -50,7 +50,7 @@ def about(
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a plan holds: modes, transitions, evidence, cost."""
     from runtime.plan.bundle import read
-    from runtime.reporting.inspection import ASSUMED, TRADE_OFFS, notes, origins, summary
+    from runtime.reporting.inspection import ASSUMED, ASSUMED_WORDS, TRADE_OFFS, notes, origins, summary
 
     plan = read(bundle)
     data = summary(plan)
@@ -63,18 +63,18 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     out.print(_transitions_table(data))
     if any(move.entry.cost is not None for move in plan.transitions):
         out.print(_costs_table(plan))
-        told = origins(plan.profile)
-        for line in told:
-            out.print(plain(line), soft_wrap=True)
-        if any(ASSUMED in line for line in told):
-            out.print(f"{ASSUMED} rests on a figure that the profile says is assumed")
+    told = origins(plan.profile)
+    for line in told:
+        out.print(plain(line), soft_wrap=True)
+    if any(ASSUMED in line for line in told):
+        out.print(f"{ASSUMED} {ASSUMED_WORDS}")
     for table in _candidates_tables(data, plan):
         out.print(table)
     trade_off = plan.profile.trade_off
     out.print(
         f"▸ chosen, for {TRADE_OFFS[trade_off]} (trade_off: {trade_off}), ◆ Pareto front of "
-        f"{'bytes' if trade_off == 'accuracy' else trade_off} and worst state, ✗ not feasible; three lengths, on "
-        "selection samples",
+        f"{'bytes' if trade_off == 'accuracy' else trade_off} and worst state, ◇ of all costs that the profile knows "
+        "and worst state, ✗ not feasible; three lengths, on selection samples",
         soft_wrap=True,
     )
     out.print(
@@ -176,11 +176,11 @@ def _candidates_tables(data: dict[str, Any], plan: Bundle) -> Iterator[Table]:
         for name in ("", "worst state", "bound", "written", *costs, "length", "Fisher", "relaxed"):
             table.add_column(name, no_wrap=True)
         for one, entry in zip(move["candidates"], kept.entry.candidates, strict=True):
-            marks = ("▸" if one["chosen"] else "") + ("◆" if one["front"] else "") + ("" if one["feasible"] else "✗")
+            marks = (("▸", one["chosen"]), ("◆", one["front"]), ("◇", one["front_of_all"]), ("✗", not one["feasible"]))
             lengths = (one[key] for key in ("functional_length", "fisher_length", "relaxed_fisher_length"))
             table.add_row(
                 plain(one["name"]),
-                marks,
+                "".join(mark for mark, shown in marks if shown),
                 f"{one['worst_accuracy']:.2%}",
                 f"{one['worst_accuracy_bound']:.2%}",
                 f"{one['bytes_written'] / 1e3:,.1f} kB",
@@ -202,11 +202,19 @@ def _proved(certificate: dict[str, Any] | None) -> str:
 
 def strategies_table(data: dict[str, Any]) -> Table:
     """Strategies side by side, the best worst state first."""
+    from runtime.reporting.inspection import ASSUMED
+
+    size, rate = (
+        ASSUMED if name in data["assumed"] else "" for name in ("bytes_per_increment", "increments_per_second")
+    )
     table = Table(
         "strategy", "worst state", "mean", "written", "time", "peak weights", "p99", "longest stall",
         title=f"{plain(' → '.join(data['tour']))} on {data['samples']} held-out samples; C1 answers "
         f"{data['dense_accuracy']:.2%} right",
-        title_justify="left", box=None,
+        caption=f"time: at {data['bytes_per_increment']:,}{size} bytes × "
+        f"{data['increments_per_second']:g}{rate} a second"
+        + (f" ({ASSUMED} the profile says it is assumed)" if size or rate else ""),
+        title_justify="left", caption_justify="left", box=None,
     )  # fmt: skip
     ranked = sorted(data["strategies"].items(), key=lambda item: (-item[1]["min_accuracy"], item[1]["bytes_written"]))
     for name, result in ranked:

@@ -20,6 +20,9 @@ def status_lines(found: Status) -> Iterator[str]:
     power = found.power
     if power.power_w is not None:
         yield f"power {power.power_w:.2f} W ({_basis(power.provenance, 'power_w')})"
+    if found.endurance_left is not None:
+        basis = _basis(found.provenance, "endurance_left")
+        yield f"endurance {found.endurance_left:.4%} of the most written row's writes are left ({basis})"
     for hold in found.holds:
         yield f"hold {plain(hold.id)} on {plain(hold.mode)} by {plain(hold.who)}: {plain(hold.reason)}"
     for trigger in found.triggers:
@@ -56,4 +59,4 @@ def _figure(mode: ModeView, field: str, value: float | None, unit: str) -> str:
 
 def _basis(provenance: object, field: str) -> str:
     origin = provenance.get(field) if isinstance(provenance, dict) else None
-    return origin.basis if origin is not None else "unknown"
+    return origin.words if origin is not None else "unknown"

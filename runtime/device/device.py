@@ -26,7 +26,7 @@ from runtime.device.operations import Entry
 from runtime.device.succession import Succession, default_mode, macs_of
 from runtime.device.switches import Switches
 from runtime.device.tally import Tally
-from runtime.device.viewing import decision_view, hold_view, mode_view, power_view
+from runtime.device.viewing import decision_view, endurance_origin, hold_view, mode_view, power_view
 from runtime.device.views import HoldView, ModeView, OperationView, Status
 from runtime.device.walker import Walker
 from runtime.errors import BadDuration, Closed, OtherRelease, QueueFull
@@ -228,6 +228,7 @@ class Device:
                 counters=self._tally.counters(writes),
                 push=self.pushes.under_way,
                 endurance_left=endurance_left(self.profile, writes.cell_writes),
+                provenance=endurance_origin(self.profile),
             )
 
     def modes(self) -> tuple[ModeView, ...]:

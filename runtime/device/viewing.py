@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from device_profiles import Profile
 from runtime.deciding.arbiter import Decision
 from runtime.deciding.holds import Hold
 from runtime.device.views import DecisionView, HoldView, ModeView, PowerView, Provenance
@@ -65,6 +66,16 @@ def power_view(mode: str, account: EnergyAccount, total: Known | None) -> PowerV
         energy_j=_value(total),
         provenance=provenances((("power_w", power), ("energy_j_per_inference", energy), ("energy_j", total))),
     )
+
+
+def endurance_origin(profile: Profile) -> dict[str, Provenance]:
+    """Where the status has ``endurance_left`` from, by its name; nothing where the profile knows no endurance."""
+    endurance = profile.writes.endurance_writes
+    if endurance is None:
+        return {}
+    said = f"writes that were counted, of writes.endurance_writes ({endurance.provenance}: {endurance.source})"
+    origin = Provenance(basis="estimated", source=said, assumed=endurance.provenance == "assumed")
+    return {"endurance_left": origin}
 
 
 def _value(known: Known | None) -> float | None:

@@ -36,6 +36,13 @@ class Provenance(_View, frozen=True, kw_only=True):
     basis: Basis
     source: str
     """The meter's file, the plan, or the model with what is measured, from a data sheet or assumed in it."""
+    assumed: bool = False
+    """Whether the profile says that a figure which this one rests on is assumed."""
+
+    @property
+    def words(self) -> str:
+        """The basis for people, and whether an assumed figure is in it."""
+        return f"{self.basis}, assumed" if self.assumed else self.basis
 
 
 class ModeView(_View, frozen=True, kw_only=True):
@@ -230,6 +237,8 @@ class Status(_View, frozen=True, kw_only=True):
     endurance_left: float | None = None
     """Share of the writes that the most written row stands, by the profile, and that are left; null where the profile
     knows no endurance."""
+    provenance: dict[str, Provenance] = {}
+    """Field name to origin: that of ``endurance_left`` where it is not null."""
 
 
 class Event(_View, frozen=True, kw_only=True):

@@ -56,18 +56,9 @@ def check_weights(tensors: Mapping[str, NDArray[np.generic]], origin: str) -> di
     return weights
 
 
-def fit_layers(manifest: Manifest, tensors: Mapping[str, Floats], root: Path) -> tuple[MovedLayer, ...]:
-    """The moved layers.
-
-    Args:
-        manifest: Says what they are.
-        tensors: Dense weights.
-        root: Directory of the bundle.
-
-    Raises:
-        BundleError: They do not fit the weights or each other.
-    """
-    layers = tuple(
+def moved_layers(manifest: Manifest) -> tuple[MovedLayer, ...]:
+    """The layers that move, as a manifest has them."""
+    return tuple(
         MovedLayer(
             entry.name,
             entry.weight,
@@ -80,6 +71,20 @@ def fit_layers(manifest: Manifest, tensors: Mapping[str, Floats], root: Path) ->
         )
         for entry in manifest.layers
     )
+
+
+def fit_layers(manifest: Manifest, tensors: Mapping[str, Floats], root: Path) -> tuple[MovedLayer, ...]:
+    """The moved layers.
+
+    Args:
+        manifest: Says what they are.
+        tensors: Dense weights.
+        root: Directory of the bundle.
+
+    Raises:
+        BundleError: They do not fit the weights or each other.
+    """
+    layers = moved_layers(manifest)
     for layer in layers:
         wanted = {layer.weight: layer.shape} | ({layer.bias: (layer.units,)} if layer.bias is not None else {})
         for name, shape in wanted.items():

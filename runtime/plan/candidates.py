@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import le
+from typing import Final
 
 from runtime.plan import costs
 from runtime.plan.costs import TradeOff
 from runtime.plan.manifest import CandidateEntry
+
+COSTS: Final[tuple[TradeOff, ...]] = ("bytes", "seconds", "energy", "wear")
 
 
 def front(candidates: Sequence[CandidateEntry], trade_off: TradeOff = "bytes") -> tuple[bool, ...]:
@@ -21,6 +25,33 @@ def front(candidates: Sequence[CandidateEntry], trade_off: TradeOff = "bytes") -
     """
     feasible = [one for one in candidates if one.feasible]
     return tuple(one.feasible and not any(_beats(other, one, trade_off) for other in feasible) for one in candidates)
+
+
+def front_of_all(candidates: Sequence[CandidateEntry]) -> tuple[bool, ...]:
+    """Which candidates lie on the front of all costs that are known and the worst state together.
+
+    On it are those to which no other feasible one is better in one of bytes, seconds, energy, wear and worst state and
+    as good in all others. A cost that the profile has no figure for is left out.
+
+    Args:
+        candidates: Of one transition.
+    """
+    feasible = [one for one in candidates if one.feasible]
+    known = [kind for kind in COSTS if all(_knows(one, kind) for one in feasible)]
+    places = [(*(price(one, kind) for kind in known), -one.worst_accuracy) for one in feasible]
+
+    def beaten(place: tuple[float, ...]) -> bool:
+        return any(other != place and all(map(le, other, place)) for other in places)
+
+    on = iter([not beaten(place) for place in places])
+    return tuple(one.feasible and next(on) for one in candidates)
+
+
+def _knows(candidate: CandidateEntry, kind: TradeOff) -> bool:
+    cost = candidate.cost
+    if cost is None:
+        return kind == "bytes"
+    return {"energy": cost.joules, "wear": cost.wear}.get(kind, 0.0) is not None
 
 
 def price(candidate: CandidateEntry, trade_off: TradeOff) -> float:

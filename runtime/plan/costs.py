@@ -19,7 +19,7 @@ from runtime.errors import BundleError
 from runtime.plan.manifest import CostEntry, RetryEntry, TransitionEntry
 from runtime.walking.bank import Retries, increments
 from runtime.walking.chunks import ChunkList
-from runtime.walking.rows import RowTable
+from runtime.walking.rows import MovedLayer, RowTable
 
 TradeOff = Literal["bytes", "seconds", "energy", "wear", "accuracy"]
 
@@ -194,6 +194,12 @@ def price(cost: CostEntry, trade_off: TradeOff) -> float:
     return found
 
 
+def rests_on_assumed(cost: CostEntry, trade_off: TradeOff) -> bool:
+    """Whether an assumed figure is in the cost that a trade-off names; see ``price``."""
+    field = {"energy": "joules", "accuracy": "bytes"}.get(trade_off, trade_off)
+    return field in cost.assumed
+
+
 def missing(profile: Profile) -> str:
     """The field without which the profile's trade-off has no figures; empty where nothing is missing."""
     if profile.trade_off == "energy" and (profile.energy is None or profile.energy.joules_per_byte_written is None):
@@ -203,8 +209,13 @@ def missing(profile: Profile) -> str:
     return ""
 
 
-def check_writes(table: RowTable, profile: Profile, origin: str) -> None:
+def check_writes(layers: Sequence[MovedLayer], profile: Profile, origin: str) -> None:
     """Check that the device can write every row: within an increment, and within a pause where it needs one.
+
+    Args:
+        layers: All that move.
+        profile: The device.
+        origin: What to call the plan in errors.
 
     Raises:
         BundleError: One row is too large, or the memory takes nothing; the text names limit, need and remedy.
@@ -212,9 +223,9 @@ def check_writes(table: RowTable, profile: Profile, origin: str) -> None:
     writes = profile.writes
     if writes.bytes_per_second is not None and writes.bytes_per_second.value <= 0:
         raise BundleError(f"{origin}: writes.bytes_per_second: found 0, expected more; correct the profile")
-    if not table.layers:
+    if not layers:
         return
-    largest = max(table.layers, key=lambda layer: layer.row_bytes)
+    largest = max(layers, key=lambda layer: layer.row_bytes)
     need = _rounded(largest.row_bytes, writes)
     what = f"one row of {largest.name}, which is never written in parts"
     if need > writes.bytes_per_increment:

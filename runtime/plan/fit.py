@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, cast
+
+from msgspec import UNSET, structs
 
 from device_profiles import Profile, ProfileError, Weights, loader
 from runtime.errors import BundleError
 from runtime.plan.bundle import ROWS, Bundle
 from runtime.plan.manifest import Manifest
 from runtime.plan.onnx_file import read_operators
-from runtime.walking.rows import RowTable
+from runtime.walking.rows import MovedLayer
 
 Policy = Literal["in-place", "shadow", "persistent"]
 
@@ -62,7 +64,7 @@ def check_bundle(bundle: Bundle, profile: Profile) -> None:
     if profile.target.operators:
         for name, graph in {"the live network": bundle.graph, **bundle.compact}.items():
             check_operators(read_operators(graph, f"{bundle.path}: {name}"), profile, origin)
-    check_rows(bundle.table, profile, origin)
+    check_rows(bundle.table.layers, profile, origin)
 
 
 def check_live(profile: Profile, origin: str) -> None:
@@ -91,8 +93,8 @@ def check_weights(planned: Weights, profile: Profile, origin: str) -> None:
     Raises:
         BundleError: Every state of the plan was measured with other weights.
     """
-    if planned != profile.weights:
-        others = _builtin(lambda one: one.weights == planned)
+    if not _holds(profile.weights, planned):
+        others = _builtin(lambda one: _holds(one.weights, planned))
         use = f", or use it on one of the profiles {others}" if others else ""
         raise BundleError(
             f"{origin}: weights: found a plan for {in_words(planned)}, expected {in_words(profile.weights)}, as the "
@@ -177,7 +179,13 @@ def in_words(kind: Weights) -> str:
     if kind.format != "int":
         return kind.format
     sign = "two cells a weight" if kind.sign == "differential" else "signed"
-    return f"int with {kind.bits} bits, {sign}, one scale a {kind.scale}, bias {kind.bias}"
+    power = ", a power of two" if kind.scales == "powers-of-two" else ""
+    return f"int with {kind.bits} bits, {sign}, one scale a {kind.scale}{power}, bias {kind.bias}"
+
+
+def _holds(device: Weights, planned: Weights) -> bool:
+    """Whether a device stores weights as planned; where any scale will do, powers of two do as well."""
+    return planned == device or (device.scales == "any" and planned == structs.replace(device, scales=planned.scales))
 
 
 def _bits(kind: Weights) -> int:
@@ -208,7 +216,8 @@ def _for_memory(need: int, profile: Profile) -> str:
     others = _builtin(
         lambda one: (
             one.memory.weights_bytes >= need
-            and (one.weights, one.target.runs) == (profile.weights, profile.target.runs)
+            and one.target.runs == profile.target.runs
+            and _holds(one.weights, profile.weights)
         )
     )
     use = f", or use one of the profiles {others}" if others else ""
@@ -218,19 +227,40 @@ def _for_memory(need: int, profile: Profile) -> str:
 def peak_bytes(bundle: Bundle, copies: int, snap: bool) -> int:
     """Most memory that weights take at once, on arrival at a mode.
 
-    The plan's own rows, which every walk back needs; the live network's constants and its moved tensors; and, before
-    it takes over from the live one, the largest compact network, once as arrays and once inside ONNX Runtime.
+    The plan's own rows, which every walk back needs, and its scales; the live network's constants and its moved
+    tensors; and, before it takes over from the live one, the largest compact network, once as arrays and once inside
+    ONNX Runtime. All of it is float32, also where weights are codes: this runtime computes with what codes stand for.
 
     Args:
         bundle: The plan.
         copies: Copies of the moved tensors that the bank holds.
         snap: Whether a mode is answered from its compact network.
     """
-    plan = sum(tensor.nbytes for tensor in (*bundle.tensors.values(), *bundle.table.pool.values()))
+    stored = (*bundle.tensors.values(), *bundle.table.pool.values(), *bundle.scales.values())
+    plan = sum(tensor.nbytes for tensor in stored)
     constants = sum(tensor.nbytes for tensor in bundle.constants.values())
     moved = sum(layer.array_bytes * layer.units for layer in bundle.table.layers)
     compact = max(mode.weight_bytes for mode in bundle.manifest.modes) if snap else 0
     return plan + constants + copies * moved + 2 * compact
+
+
+def needed_bytes(bundle: Bundle, profile: Profile, copies: int) -> int:
+    """Memory that a device must have for a plan.
+
+    One that serves holds what this runtime holds, see ``peak_bytes``. One that plans are only played for holds weights
+    as it stores them, biases counted like weights, and no plan beside them.
+
+    Args:
+        bundle: The plan.
+        profile: The device.
+        copies: Copies of the moved tensors that are held.
+    """
+    if profile.target.runs == "live":
+        return peak_bytes(bundle, copies, profile.bank.snap)
+    moved = sum(layer.units * layer.width for layer in bundle.table.layers)
+    numbers = sum(tensor.size for tensor in bundle.tensors.values()) + (copies - 1) * moved
+    compact = max(mode.weight_bytes for mode in bundle.manifest.modes) // 4 if profile.bank.snap else 0
+    return stored_bytes(numbers + compact, profile.weights)
 
 
 def announced_bytes(manifest: Manifest, copies: int, snap: bool) -> int:
@@ -241,7 +271,9 @@ def announced_bytes(manifest: Manifest, copies: int, snap: bool) -> int:
         copies: Copies of the moved tensors that the bank will hold.
         snap: Whether a mode is answered from its compact network.
     """
-    base, rows = manifest.model.dense_bytes, manifest.files[ROWS].bytes if ROWS in manifest.files else 0
+    scales = None if manifest.grid is UNSET else manifest.grid.scales
+    base = manifest.model.dense_bytes
+    rows = sum(manifest.files[name].bytes for name in (ROWS, scales) if name in manifest.files)
     moved = moved_bytes(manifest)
     compact = max(mode.weight_bytes for mode in manifest.modes) if snap else 0
     return base + rows + max(0, base - moved) + copies * moved + 2 * compact
@@ -262,13 +294,18 @@ def announced_need(manifest: Manifest, profile: Profile, policy: str | None) -> 
     return shadow if wanted == "shadow" else in_place
 
 
-def check_rows(table: RowTable, profile: Profile, origin: str) -> None:
+def check_rows(layers: Sequence[MovedLayer], profile: Profile, origin: str) -> None:
     """Check that every row fits one increment of the device.
+
+    Args:
+        layers: All that move.
+        profile: The device.
+        origin: What to call the plan in errors.
 
     Raises:
         BundleError: One does not; the text names it, the limit and the remedy.
     """
-    largest = max(table.layers, key=lambda layer: layer.row_bytes, default=None)
+    largest = max(layers, key=lambda layer: layer.row_bytes, default=None)
     if largest is not None and largest.row_bytes > profile.writes.bytes_per_increment:
         raise BundleError(
             f"{origin}: writes.bytes_per_increment: found {profile.writes.bytes_per_increment}, expected at least "

@@ -8,6 +8,7 @@ integer times ``BIAS_UNIT`` of the row's scale.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -39,6 +40,7 @@ class Grid:
         scale: What shares one scale.
         sign: How codes have a sign; ``differential`` takes two cells of ``bits``.
         bias: Kind of number of a bias.
+        scales: Which scales there are.
     """
 
     format: Literal["float32", "float16", "int"] = "float32"
@@ -46,11 +48,12 @@ class Grid:
     scale: Literal["row", "layer"] = "row"
     sign: Literal["signed", "differential"] = "signed"
     bias: Literal["float32", "int32"] = "float32"
+    scales: Literal["any", "powers-of-two"] = "any"
 
     @classmethod
     def of(cls, weights: Weights) -> Grid:
         """The grid that a profile speaks of."""
-        return cls(weights.format, weights.bits, weights.scale, weights.sign, weights.bias)
+        return cls(weights.format, weights.bits, weights.scale, weights.sign, weights.bias, weights.scales)
 
     @property
     def holds_all(self) -> bool:
@@ -80,6 +83,10 @@ class Grid:
         """Bytes that the device writes for one row; each row begins at a byte of its own."""
         return -(-self.weight_bits * columns // 8) + (BIAS_BYTES if bias else 0)
 
+    def has(self, scale: float) -> bool:
+        """Whether there is such a scale."""
+        return SMALLEST_SCALE <= scale <= LARGEST_SCALE and (self.scales == "any" or math.frexp(scale)[0] == 0.5)
+
     def scales_of(self, units: int) -> int:
         """How many scales a layer has."""
         return units if self.scale == "row" else 1
@@ -87,7 +94,8 @@ class Grid:
     def __str__(self) -> str:
         if self.format != "int":
             return self.format
-        return f"{self.bits} bits ({self.sign}) and one scale a {self.scale}"
+        power = ", a power of two" if self.scales == "powers-of-two" else ""
+        return f"{self.bits} bits ({self.sign}) and one scale a {self.scale}{power}"
 
 
 FLOAT32: Final = Grid()

@@ -70,10 +70,11 @@ def read_scales(
                 f"one a {entry.scale}"
             )
         for row, scale in enumerate(scales[layer.name]):
-            if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
+            if not entry.grid.has(float(scale)):
+                power = ", a power of two" if entry.scale_values == "powers-of-two" else ""
                 raise BundleError(
                     f"{name}: layer {layer.name}, row {row}: found scale {scale:.9g}, expected {SMALLEST_SCALE:.3g} "
-                    f"to {LARGEST_SCALE:.3g}"
+                    f"to {LARGEST_SCALE:.3g}{power}"
                 )
     return scales
 

@@ -91,6 +91,8 @@ class GridEntry(_Record, frozen=True, kw_only=True):
     bias: Literal["float32", "int32"]
     scales: str | None
     """File of the scales; null for float16."""
+    scale_values: Literal["any", "powers-of-two"] = "any"
+    """Which scales there are."""
     layers: Annotated[tuple[GridLayerEntry, ...], Meta(min_length=1)]
     """In forward order; all tensors that are none of theirs are float32."""
     unquantised_accuracy: Fraction
@@ -99,7 +101,7 @@ class GridEntry(_Record, frozen=True, kw_only=True):
     @property
     def grid(self) -> Grid:
         """The grid as the runtime has it."""
-        return Grid(self.format, self.bits, self.scale, self.sign, self.bias)
+        return Grid(self.format, self.bits, self.scale, self.sign, self.bias, self.scale_values)
 
 
 class SparseEntry(_Record, frozen=True, kw_only=True):

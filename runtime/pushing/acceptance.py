@@ -12,11 +12,14 @@ from runtime.memory.state_directory import StateDirectory
 from runtime.plan import bundle as bundles
 from runtime.plan import bundle_files
 from runtime.plan.bundle import Head
+from runtime.plan.bundle_parts import moved_layers
+from runtime.plan.costs import check_writes
 from runtime.plan.fit import (
     announced_bytes,
     announced_need,
     check_manifest_weights,
     check_profile_modes,
+    check_rows,
     moved_bytes,
 )
 from runtime.plan.manifest import Manifest
@@ -80,6 +83,8 @@ def check_successor(found: Manifest, present: Manifest, profile: Profile, policy
     try:
         check_profile_modes(found, profile, "the pushed plan")
         check_manifest_weights(found, profile, "the pushed plan")
+        check_rows(moved_layers(found), profile, f"the pushed plan on {profile.name}")
+        check_writes(moved_layers(found), profile, f"the pushed plan on {profile.name}")
     except BundleError as error:
         raise PushRefused(str(error)) from error
     need, limit = announced_need(found, profile, policy), profile.memory.weights_bytes

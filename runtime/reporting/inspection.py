@@ -12,7 +12,7 @@ from device_profiles import Profile
 from device_profiles.figure import Origin
 from runtime.plan import costs
 from runtime.plan.bundle import Bundle
-from runtime.plan.candidates import front, lengths
+from runtime.plan.candidates import front, front_of_all, lengths
 from runtime.plan.manifest import CostEntry, GridEntry, Manifest, ModeEntry
 
 
@@ -86,6 +86,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
                         "complete": one.complete,
                         "chosen": one.chosen,
                         "front": on_front,
+                        "front_of_all": on_all,
                         "worst_accuracy": one.worst_accuracy,
                         "worst_accuracy_bound": one.worst_accuracy_bound,
                         "worst_divergence": one.worst_divergence,
@@ -96,8 +97,11 @@ def summary(bundle: Bundle) -> dict[str, Any]:
                         "relaxed_fisher_length": lengths(one)[1],
                         "variation": None if one.variation is None else msgspec.to_builtins(one.variation),
                     }
-                    for one, on_front in zip(
-                        move.entry.candidates, front(move.entry.candidates, profile.trade_off), strict=True
+                    for one, on_front, on_all in zip(
+                        move.entry.candidates,
+                        front(move.entry.candidates, profile.trade_off),
+                        front_of_all(move.entry.candidates),
+                        strict=True,
                     )
                 ],
                 "skipped": list(move.entry.skipped),
@@ -178,6 +182,7 @@ _NAMES: Final[Mapping[str, str]] = {
 }  # fmt: skip
 ASSUMED: Final = "*"
 """Follows what rests on a figure that the profile says is assumed."""
+ASSUMED_WORDS: Final = "rests on a figure that the profile says is assumed"
 
 
 def cost_words(cost: CostEntry) -> tuple[str, ...]:

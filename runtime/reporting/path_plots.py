@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from runtime.plan.candidates import front, price
-from runtime.plan.costs import TradeOff
+from runtime.plan.costs import TradeOff, rests_on_assumed
 from runtime.plan.landscape import Landscape, LandscapePath
 from runtime.plan.manifest import CandidateEntry, TransitionEntry
 from runtime.reporting.canvas import (
@@ -24,6 +24,7 @@ from runtime.reporting.canvas import (
     pen_of,
     png,
 )
+from runtime.reporting.inspection import ASSUMED
 
 COLUMNS: Final = 2
 SCALES: Final[Mapping[TradeOff, tuple[float, str]]] = {
@@ -49,7 +50,10 @@ def candidates(look: Look, moves: Sequence[TransitionEntry], trade_off: TradeOff
     for axis, move in zip(axes, moves, strict=True):
         _scatter(axis, look, move.candidates, trade_off, scale)
         frame(axis, look, f"{move.from_} → {move.to}")
-        axis.set_xlabel(words, **look.words)
+        known = [one.cost for one in move.candidates if one.cost is not None]
+        axis.set_xlabel(
+            words + (ASSUMED if any(rests_on_assumed(one, trade_off) for one in known) else ""), **look.words
+        )
         axis.grid(color=look.faint, linewidth=0.7)
         strategies |= dict.fromkeys(one.strategy for one in move.candidates)
     axes[0].set_ylabel("worst state, %", **look.words)

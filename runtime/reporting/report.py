@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from device_profiles.errors import GeoshiftError
 from runtime.plan.bundle import Bundle
-from runtime.plan.candidates import front, lengths
+from runtime.plan.candidates import front, front_of_all, lengths
 from runtime.plan.manifest import Manifest, ModeEntry, TransitionEntry
 from runtime.reporting.findings import TELLING, Findings, decimals, percent, proved, ranked, reason
 from runtime.reporting.inspection import ASSUMED, COLUMNS, TRADE_OFFS, cost_words, mode_words, notes, origins
@@ -156,6 +156,7 @@ def _render(bundle: Bundle, simulation: Simulation, pictures: Mapping[str, Mappi
         cheapest=min(manifest.modes, key=lambda mode: mode.macs),
         bound=_bound,
         front=partial(front, trade_off=bundle.profile.trade_off),
+        front_of_all=front_of_all,
         trade_off=bundle.profile.trade_off,
         trade_off_words=TRADE_OFFS[bundle.profile.trade_off],
         front_words="bytes" if bundle.profile.trade_off == "accuracy" else bundle.profile.trade_off,

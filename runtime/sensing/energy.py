@@ -146,7 +146,8 @@ class EnergyAccount:
             # An idle power that is set too high would make answers give energy.
             if each > 0:
                 said = f"{source}; {samples} inferences, {less}"
-                return Known(each, Provenance(basis="measured", source=said))
+                assumed = idle is not None and idle.provenance == "assumed"
+                return Known(each, Provenance(basis="measured", source=said, assumed=assumed))
         joules = self._figures.joules_per_mac
         if joules is None:
             return None
@@ -222,4 +223,8 @@ def _word(figure: Figure) -> str:
 
 def _estimated(*used: tuple[str, Figure], load: str = "") -> Provenance:
     parts = "; ".join(f"{name} {_word(figure)}" for name, figure in used)
-    return Provenance(basis="estimated", source=f"the profile's model{', ' + load if load else ''} ({parts})")
+    return Provenance(
+        basis="estimated",
+        source=f"the profile's model{', ' + load if load else ''} ({parts})",
+        assumed=any(figure.provenance == "assumed" for _, figure in used),
+    )

@@ -116,13 +116,19 @@ def _state(status: Status, modes: tuple[ModeView, ...]) -> Iterator[Any]:
     for trigger in status.triggers:
         triggers.add_metric([trigger.name], float(trigger.active))
     yield triggers
-    power = GaugeMetricFamily("geoshift_power_watts", "Power now; basis says whether measured.", labels=["basis"])
+    power = GaugeMetricFamily(
+        "geoshift_power_watts",
+        "Power now; basis: whether it is measured; assumed: whether a figure in it is.",
+        labels=["basis", "assumed"],
+    )
     if status.power.power_w is not None:
-        power.add_metric([_basis(status.power.provenance, "power_w")], status.power.power_w)
+        power.add_metric(_basis(status.power.provenance, "power_w"), status.power.power_w)
     yield power
-    energy = CounterMetricFamily("geoshift_energy_joules", "Energy since the device was opened.", labels=["basis"])
+    energy = CounterMetricFamily(
+        "geoshift_energy_joules", "Energy since the device was opened.", labels=["basis", "assumed"]
+    )
     if status.power.energy_j is not None:
-        energy.add_metric([_basis(status.power.provenance, "energy_j")], status.power.energy_j)
+        energy.add_metric(_basis(status.power.provenance, "energy_j"), status.power.energy_j)
     yield energy
 
 
@@ -149,26 +155,27 @@ def _counts(status: Status) -> Iterator[Any]:
 
 def _by_mode(modes: tuple[ModeView, ...]) -> Iterator[Any]:
     accuracy = GaugeMetricFamily("geoshift_mode_accuracy_ratio", "Accuracy on held-out data.", labels=["mode"])
-    power = GaugeMetricFamily("geoshift_mode_power_watts", "Power in a mode.", labels=["mode", "basis"])
+    power = GaugeMetricFamily("geoshift_mode_power_watts", "Power in a mode.", labels=["mode", "basis", "assumed"])
     energy = GaugeMetricFamily(
-        "geoshift_mode_inference_energy_joules", "Energy of one inference.", labels=["mode", "basis"]
+        "geoshift_mode_inference_energy_joules", "Energy of one inference.", labels=["mode", "basis", "assumed"]
     )
     latency = GaugeMetricFamily(
-        "geoshift_mode_inference_latency_seconds", "Median time of one inference.", labels=["mode", "basis"]
+        "geoshift_mode_inference_latency_seconds", "Median time of one inference.", labels=["mode", "basis", "assumed"]
     )
     for mode in modes:
         accuracy.add_metric([mode.name], mode.accuracy)
         if mode.power_w is not None:
-            power.add_metric([mode.name, _basis(mode.provenance, "power_w")], mode.power_w)
+            power.add_metric([mode.name, *_basis(mode.provenance, "power_w")], mode.power_w)
         if mode.energy_j_per_inference is not None:
             energy.add_metric(
-                [mode.name, _basis(mode.provenance, "energy_j_per_inference")], mode.energy_j_per_inference
+                [mode.name, *_basis(mode.provenance, "energy_j_per_inference")], mode.energy_j_per_inference
             )
         if mode.latency_ms is not None:
-            latency.add_metric([mode.name, _basis(mode.provenance, "latency_ms")], mode.latency_ms / 1e3)
+            latency.add_metric([mode.name, *_basis(mode.provenance, "latency_ms")], mode.latency_ms / 1e3)
     yield from (accuracy, power, energy, latency)
 
 
-def _basis(provenance: dict[str, Any], field: str) -> str:
+def _basis(provenance: dict[str, Any], field: str) -> list[str]:
+    """Whether a figure is measured, and whether an assumed figure of the profile is in it."""
     origin = provenance.get(field)
-    return str(origin.basis) if origin is not None else "unknown"
+    return ["unknown", "no"] if origin is None else [str(origin.basis), "yes" if origin.assumed else "no"]

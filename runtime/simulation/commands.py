@@ -12,6 +12,7 @@ from rich.table import Table
 from device_profiles import Profile
 from runtime.cli.profile_commands import Overrides, chosen
 from runtime.cli.terminal import err, guarded, out, plain, print_json, stages
+from runtime.simulation.result import RESTS_ON
 
 Bundle = Annotated[Path | None, typer.Argument(help="Directory of the plan bundle.")]
 ProfileName = Annotated[
@@ -150,6 +151,7 @@ def sweep(
 
     from runtime.plan.bundle import read
     from runtime.plan.fit import check_bundle
+    from runtime.reporting.inspection import ASSUMED, ASSUMED_WORDS
     from runtime.simulation.latency import latency_of_profile, measure_latency
     from runtime.simulation.simulator import PLANNED, STRATEGIES
     from runtime.simulation.sweep import BATCH, Case
@@ -167,12 +169,13 @@ def sweep(
         plan = read(path)
         for device in [chosen(one, plan.profile, overrides) for one in profile or (None,)]:
             check_bundle(plan, device)
-            times = _latency(plan, device, latency) or latency_of_profile(plan, device)
-            times = times or measure_latency(plan, device.threads)
+            given = _latency(plan, device, latency)
+            own = None if given is not None else latency_of_profile(plan, device)
+            times = given or own or measure_latency(plan, device.threads)
             cases += [
                 Case(
                     bundle=str(path), profile=device, trace=one, latency_s=times, bytes_per_increment=size,
-                    increments_per_second=pace, second_copy=second_copy,
+                    increments_per_second=pace, second_copy=second_copy, own_speed=own is not None,
                 )
                 for one in traces
                 for size, pace in budgets
@@ -184,8 +187,11 @@ def sweep(
         print_json(msgspec.to_builtins(result))
         return
     for case in result.cases:
+        harm, time = (ASSUMED if name in case.assumed else "" for name in ("harmed", "walking_s"))
+        harmed = (f"{one}{harm}" for one in ("chosen", "harmed of 1,000", "median", "90 %", "worst"))
         table = Table(
-            "strategy", "chosen", "harmed of 1,000", "median", "90 %", "worst", "written", "switching",
+            "strategy", *harmed, "written", f"switching{time}",
+            caption=f"{ASSUMED} {ASSUMED_WORDS}" if case.assumed else None, caption_justify="left",
             title=f"{plain(case.trace)} on {plain(case.profile)}, {case.bytes_per_increment} B × "
             f"{case.increments_per_second:g}/s, {case.devices} devices",
             title_justify="left", box=None,
@@ -287,11 +293,16 @@ def _latency(plan: Any, profile: Profile, wanted: str) -> dict[str, float] | Non
 
 def trace_table(data: dict[str, Any]) -> Table:
     """Strategies side by side, in the order they were played."""
+    from runtime.reporting.inspection import ASSUMED, ASSUMED_WORDS
+
+    star = {name: ASSUMED if name in data["assumed"] else "" for name in RESTS_ON}
     table = Table(
-        "strategy", "harmed", "wrong", "missed", "lost", "p99", "written", "weights", "switching",
+        "strategy", f"harmed{star['harmed']}", f"wrong{star['wrong_by_transition']}", f"missed{star['late']}", "lost",
+        f"p99{star['p99_ms']}", "written", "weights", f"switching{star['walking_s']}",
         title=f"{plain(data['trace'])} on {plain(data['profile'])}: {data['seconds']:g} s, seed {data['seed']}; C1 "
         f"answers {data['dense_accuracy']:.2%} right",
-        caption="harmed: wrong because of the transition, or missed (late or refused); lost: points against C1",
+        caption="harmed: wrong because of the transition, or missed (late or refused); lost: points against C1"
+        + (f"; {ASSUMED} {ASSUMED_WORDS}" if data["assumed"] else ""),
         title_justify="left", caption_justify="left", box=None,
     )  # fmt: skip
     for name, one in data["strategies"].items():

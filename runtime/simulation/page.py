@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.plan.bundle import Bundle
+from runtime.reporting.inspection import ASSUMED
 from runtime.reporting.report import STRATEGIES, ReportUnavailable, check_available, write_whole
 from runtime.simulation.choosing import RULE
 from runtime.simulation.result import TraceResult, as_json
@@ -73,13 +74,15 @@ def as_csv(result: TraceResult) -> str:
         "at_s", "requests", "answered", "accuracy", "dense_accuracy", "wrong_by_transition", "late", "refused",
         "p50_ms", "p99_ms", "macs", "watts", "position",
     )  # fmt: skip
-    table.writerow(("strategy", *columns))
+    # The last one names those before it that rest on an assumed figure.
+    table.writerow(("strategy", *columns, "assumed"))
+    assumed = " ".join(name for name in columns if name in result.assumed)
     for name, outcome in result.strategies.items():
         if outcome.series is None:
             continue
         values = [getattr(outcome.series, column) for column in columns]
         for row in zip(*values, strict=True):
-            table.writerow((name, *("" if cell is None else cell for cell in row)))
+            table.writerow((name, *("" if cell is None else cell for cell in row), assumed))
     return text.getvalue()
 
 
@@ -116,6 +119,7 @@ def _render(bundle: Bundle, trace: Trace, result: TraceResult, pictures: Mapping
         rule=RULE,
         sentences={**STRATEGIES, "planned": _planned(bundle)},
         watts=any(one is not None for out in result.strategies.values() if out.series for one in out.series.watts),
+        star=lambda *names: ASSUMED if {*names} & {*result.assumed} else "",
         assumed=[one for one in result.assumptions if one.provenance == "assumed"],
         pictures={
             name: {key: "data:image/png;base64," + base64.b64encode(raw).decode() for key, raw in variants.items()}

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from msgspec import Struct, to_builtins
+
+_SPEED: Final = ("target.macs_per_second", "target.overhead_ms")
+_MEMORY: Final = ("writes.bytes_per_second", "writes.verify.mean_writes")
+_PACE: Final = (*_MEMORY, "writes.bytes_per_increment", "writes.increments_per_second")
+_JOULES: Final = ("energy.idle_w", "energy.joules_per_mac", "energy.joules_per_byte_written")
+_HARM: Final = (*_SPEED, *_PACE, "queue_limit")
+RESTS_ON: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("harmed", "wrong_by_transition", "late", "refused"), _HARM),
+    **dict.fromkeys(("p50_ms", "p99_ms", "longest_ms"), (*_SPEED, *_MEMORY)),
+    "longest_stall_ms": (*_MEMORY, "writes.bytes_per_increment"),
+    "walking_s": _PACE,
+    "wear_writes": ("writes.verify.mean_writes",),
+    "wear_share": ("writes.verify.mean_writes", "writes.endurance_writes"),
+    **dict.fromkeys(("total_j", "watts"), _JOULES),
+}
+"""Outcomes, and the figures of a profile that they rest on."""
 
 
 class Series(Struct, frozen=True, kw_only=True):
@@ -128,6 +145,19 @@ class Assumption(Struct, frozen=True, kw_only=True):
     source: str
 
 
+def resting_on_assumed(assumptions: Iterable[Assumption], *, own_speed: bool) -> tuple[str, ...]:
+    """The outcomes that an assumed figure is in.
+
+    Args:
+        assumptions: The figures that were used.
+        own_speed: Whether the time of an answer is the profile's, not measured or given.
+    """
+    assumed = {one.name for one in assumptions if one.provenance == "assumed"}
+    if not own_speed:
+        assumed -= {*_SPEED}
+    return tuple(name for name, used in RESTS_ON.items() if assumed & {*used})
+
+
 class Choice(Struct, frozen=True, kw_only=True):
     """The strategy that would be chosen for the device, and why."""
 
@@ -166,6 +196,8 @@ class TraceResult(Struct, frozen=True, kw_only=True):
     """Strategies that the plan or the device does not allow, and why."""
     choice: Choice | None
     assumptions: tuple[Assumption, ...]
+    assumed: tuple[str, ...]
+    """Names of outcomes that rest on an assumed figure."""
 
 
 def as_json(result: TraceResult) -> Mapping[str, object]:

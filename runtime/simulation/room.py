@@ -8,7 +8,7 @@ import numpy as np
 
 from device_profiles import Profile
 from runtime.plan.bundle import Bundle
-from runtime.plan.fit import peak_bytes
+from runtime.plan.fit import needed_bytes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def room_for(name: str, bundle: Bundle, profile: Profile, *, second_copy: bool) 
         if max(own) > limit:
             return Room(max(own), True, f"memory.weights_bytes is {limit}; the largest mode takes {max(own)}")
         return Room(max(own), gap=True)
-    need = peak_bytes(bundle, 2 if name == "flip" else 1, profile.bank.snap)
+    need = needed_bytes(bundle, profile, 2 if name == "flip" else 1)
     if name == "flip":
         copy = max((_changed_bytes(bundle, *move.ends) for move in bundle.transitions), default=0)
         peak = constants + moved + copy + snap
@@ -56,7 +56,8 @@ def room_for(name: str, bundle: Bundle, profile: Profile, *, second_copy: bool) 
     else:
         peak = constants + moved + snap
     if need > limit:
-        return Room(peak, why_not=f"memory.weights_bytes is {limit}; it takes {need} with the stored plan")
+        stored = " with the stored plan" if profile.target.runs == "live" else ""
+        return Room(peak, why_not=f"memory.weights_bytes is {limit}; it takes {need}{stored}")
     return Room(peak)
 
 

@@ -25,7 +25,7 @@ from runtime.simulation.latency import check_latency, latency_of_profile, measur
 from runtime.simulation.pace import pace_of
 from runtime.simulation.paths import Paths, paths_of
 from runtime.simulation.play import Cast, Played, family_of, play
-from runtime.simulation.result import Assumption, StrategyOutcome, TraceResult
+from runtime.simulation.result import Assumption, StrategyOutcome, TraceResult, resting_on_assumed
 from runtime.simulation.room import room_for
 from runtime.simulation.simulator import PLANNED, STRATEGIES, why_not
 from runtime.simulation.tally import tally, window_of
@@ -172,7 +172,8 @@ def simulate_trace(
         strategies=outcomes,
         left_out=left_out,
         choice=choose(outcomes, left_out),
-        assumptions=assumptions(profile, pace.writes),
+        assumptions=(used := assumptions(profile, pace.writes)),
+        assumed=resting_on_assumed(used, own_speed=source == _OWN_SPEED),
     )
 
 
@@ -202,10 +203,11 @@ def _latency(
     if given is not None:
         return check_latency(given, bundle), words
     if (known := latency_of_profile(bundle, profile)) is not None:
-        return known, "the profile's target.macs_per_second and target.overhead_ms"
+        return known, _OWN_SPEED
     return measure_latency(bundle, profile.threads), "measured on this machine: the profile names no speed"
 
 
+_OWN_SPEED = "the profile's target.macs_per_second and target.overhead_ms"
 _FIGURES = (
     "target.macs_per_second", "target.overhead_ms", "writes.bytes_per_second", "writes.endurance_writes",
     "writes.verify.mean_writes", "energy.idle_w", "energy.joules_per_mac", "energy.joules_per_byte_written",

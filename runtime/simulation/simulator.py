@@ -91,6 +91,8 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     strategies: dict[str, StrategyResult]
     left_out: dict[str, str]
     """Strategies that this bundle cannot play, and why."""
+    assumed: tuple[str, ...] = ()
+    """Of the pace, the numbers that the profile says are assumed; one that is given here is no longer the profile's."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,13 @@ def simulate(
         increments_per_second=profile.writes.increments_per_second,
         strategies=played,
         left_out=left_out,
+        assumed=tuple(
+            name
+            for name in ("bytes_per_increment", "increments_per_second")
+            if (origin := profile.origins.get(f"writes.{name}")) is not None
+            and origin.provenance == "assumed"
+            and getattr(writes, name) == getattr(profile.writes, name)
+        ),
     )
 
 

@@ -20,6 +20,7 @@ from device_profiles import Profile
 from runtime.errors import BundleError
 from runtime.plan import bundle as bundles
 from runtime.simulation.histogram import Histogram
+from runtime.simulation.result import resting_on_assumed
 from runtime.simulation.simulate import DEFAULT, Stage, simulate_trace
 from runtime.simulation.trace import Readings, Trace
 
@@ -45,6 +46,7 @@ class Case(Struct, frozen=True, kw_only=True):
         bytes_per_increment: Write budget in place of the profile's.
         increments_per_second: Pace in place of the profile's.
         second_copy: Whether a second copy can be held, in place of what the profile says.
+        own_speed: Whether ``latency_s`` comes from the profile's figures, some of which may be assumed.
     """
 
     bundle: str
@@ -54,6 +56,7 @@ class Case(Struct, frozen=True, kw_only=True):
     bytes_per_increment: int | None = None
     increments_per_second: float | None = None
     second_copy: bool | None = None
+    own_speed: bool = False
 
 
 class Spread(Struct, frozen=True, kw_only=True):
@@ -98,6 +101,8 @@ class CaseSweep(Struct, frozen=True, kw_only=True):
     devices: int
     strategies: dict[str, StrategySweep]
     left_out: dict[str, str]
+    assumed: tuple[str, ...]
+    """Names of outcomes that rest on a figure which the profile says is assumed."""
 
 
 class SweepResult(Struct, frozen=True, kw_only=True):
@@ -134,6 +139,7 @@ class _Parts(Struct, frozen=True, kw_only=True):
     bytes_per_increment: int
     increments_per_second: float
     second_copy: bool
+    assumed: tuple[str, ...]
 
 
 class _Sum:
@@ -216,6 +222,7 @@ def sweep(
                 devices=devices,
                 strategies={name: one.result() for name, one in own.items()},
                 left_out=head.left_out,
+                assumed=head.assumed,
             )
         )
     return SweepResult(seed=seed, devices=devices, cases=tuple(found))
@@ -283,6 +290,7 @@ def _play(number: int, case: Case, first: int, last: int, strategies: tuple[str,
         bytes_per_increment=result.bytes_per_increment,
         increments_per_second=result.increments_per_second,
         second_copy=result.second_copy,
+        assumed=resting_on_assumed(result.assumptions, own_speed=case.own_speed),
     )
 
 

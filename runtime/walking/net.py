@@ -167,7 +167,7 @@ class Net:
         self._settles = successor is None
         try:
             origin = f"{bundle.path} on {profile.name}"
-            check_writes(bundle.table, profile, origin)
+            check_writes(bundle.table.layers, profile, origin)
             self.policy = choose_policy(bundle, profile, wanted_policy(profile, policy, origin))
             self._plan = DeployedPlan(bundle, profile, self.policy)
             migrate = migrate or successor is not None

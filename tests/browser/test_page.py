@@ -103,6 +103,20 @@ def test_a_walk_is_paused_and_cancelled_by_keyboard_alone(browser, device):
     log_out(browser)
 
 
+def test_figures_in_which_one_is_assumed_are_marked_and_say_where_they_come_from(browser, device):
+    log_in(browser, device)
+    assert text(browser, "power").endswith(" W, estimated, assumed")
+    assert text(browser, "basis") == "estimated, assumed"
+    assert text(browser, "assumed") == "* rests on a figure that the profile says is assumed"
+    cells = browser.find_elements(By.CSS_SELECTOR, "#modes tr[data-mode=C1] td")
+    accuracy, power, energy = cells[2:5]
+    assert power.text.endswith(" W*")
+    assert energy.text.endswith(" J*")
+    assert "*" not in accuracy.text
+    assert "joules_per_mac assumed: a test" in energy.get_attribute("title")
+    log_out(browser)
+
+
 def test_what_the_device_refuses_is_told_in_its_words(browser, device):
     log_in(browser, device, Scope.READ)
     browser.find_element(By.CSS_SELECTOR, "[aria-label='Switch to C1']").click()

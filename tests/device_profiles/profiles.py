@@ -115,6 +115,7 @@ weights = st.builds(Weights, format=st.sampled_from(["float32", "float16"])) | s
     format=st.just("int"),
     bits=st.integers(2, 16),
     scale=st.sampled_from(["row", "layer"]),
+    scales=st.sampled_from(["any", "powers-of-two"]),
     sign=st.sampled_from(["signed", "differential"]),
     bias=st.sampled_from(["float32", "int32"]),
 )

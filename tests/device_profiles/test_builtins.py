@@ -72,6 +72,7 @@ def test_what_the_devices_allow() -> None:
     assert not crossbar.memory.second_copy
     assert (chip.weights.bits, chip.memory.weights_bytes, chip.writes.quiesce_required) == (8, 432 * 1024, True)
     assert chip.memory.second_copy
+    assert chip.weights.scales == "powers-of-two"
 
 
 def test_the_exported_json_schema_is_up_to_date() -> None:

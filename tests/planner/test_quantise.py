@@ -26,6 +26,8 @@ WIDTHS = [
         for bits in (2, 4)
         for rest in itertools.product(("row", "layer"), ("signed", "differential"))
     ),
+    Grid("int", 8, "layer", scales="powers-of-two"),
+    Grid("int", 2, scales="powers-of-two"),
 ]
 
 
@@ -69,6 +71,26 @@ def test_a_row_has_one_scale_for_all_its_versions_and_a_layer_one_for_all_rows()
     assert len({*by_row.scales.tolist()}) == 5
     by_layer = round_layer(parts, 5, Grid("int", 4, "layer"))
     assert len({*by_layer.scales.tolist()}) == 1
+
+
+@given(st.integers(0, 10**6), st.sampled_from([2, 4, 8]), st.sampled_from(["row", "layer"]), st.floats(1e-6, 1e6))
+@settings(max_examples=40, deadline=None)
+def test_scales_that_must_be_powers_of_two_are_and_cost_no_more_than_the_least_that_reaches(seed, bits, shared, size):
+    """Whatever the size of the weights; the rival takes the nearest codes at the least power that holds them all."""
+    one = part(seed, units=2, columns=6)
+    one = Part(one.units, one.wanted * size, one.metric, one.zero)
+    grid = Grid("int", bits, shared, scales="powers-of-two")
+    rounded = round_layer([one], 2, grid)
+    exponents = rounded.scales.double().log2()
+    assert torch.equal(exponents, exponents.round())
+    assert shared == "row" or len({*exponents.tolist()}) == 1
+    codes = rounded.rows[0]
+    assert torch.equal(codes, codes.round())
+    assert codes.abs().max() <= grid.largest_code
+    largest = one.wanted.abs().amax(1) if shared == "row" else one.wanted.abs().max().expand(2)
+    reaching = torch.exp2((largest / grid.largest_code).log2().ceil())
+    rival = float(one.error(nearest(one, reaching, grid)).sum())
+    assert error([one], rounded, grid) <= rival * (1 + 1e-9)
 
 
 def test_the_best_codes_of_a_small_row_are_nearly_found():
@@ -159,6 +181,7 @@ def test_no_state_leaves_the_grid(data):
             continue
         for row, values in enumerate(weights):
             scale = found.scales[layer.name][row if grid.scale == "row" else 0]
+            assert grid.scales == "any" or np.log2(scale) == np.rint(np.log2(scale))
             allowed = np.arange(-grid.largest_code, grid.largest_code + 1).astype(np.float32) * scale
             assert np.isin(values, allowed).all(), (layer.name, row)
             if grid.bias == "int32" and layer.bias is not None:

@@ -25,7 +25,7 @@ def bundle(request, digits, trained, tmp_path_factory):
     """A plan of the digits network, every candidate walked."""
     profile = msgspec.structs.replace(loader.load("raspberry-pi-5"), weights=request.param)
     path = tmp_path_factory.mktemp("quantised") / "plan"
-    options = replace(EVERY, certified=0, landscape=0, fit=300)
+    options = replace(EVERY, certified=0, landscape=0, fit=150, waypoints=3, torn=4)
     make_plan(trained, "digits-cnn", digits, profile, path, options=options)
     return read(path)
 

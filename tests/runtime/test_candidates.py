@@ -2,7 +2,7 @@
 
 import msgspec
 
-from runtime.plan.candidates import front, lengths
+from runtime.plan.candidates import front, front_of_all, lengths
 from runtime.plan.manifest import CostEntry, SearchEntry
 from tests.runtime.simulations import candidate
 
@@ -55,3 +55,36 @@ def test_the_front_is_of_the_cost_that_the_profile_names():
     assert front(found, "seconds") == (False, True)
     # A plan of before costs were predicted knows bytes.
     assert front([candidate("ordered", 100, 0.95), candidate("ramp 4", 300, 0.95)], "seconds") == (True, False)
+
+
+def costing(name, bytes_, worst, *, seconds=1.0, joules=None, wear=None, **more):
+    cost = CostEntry(
+        bytes=bytes_, increments=1, seconds=seconds, joules=joules, cell_writes=1, wear=wear, transitions_left=None
+    )
+    return msgspec.structs.replace(candidate(name, bytes_, worst, **more), cost=cost)
+
+
+def test_on_the_front_of_all_costs_is_what_is_best_in_anything_and_beaten_in_no_way_at_once():
+    found = [
+        costing("ordered", 100, 0.95, seconds=9.0, joules=4.0, wear=2.0, chosen=True),
+        costing("swift", 200, 0.95, seconds=1.0, joules=4.0, wear=2.0),  # more bytes, less time
+        costing("slow", 200, 0.95, seconds=2.0, joules=4.0, wear=2.0),  # as swift, but slower
+        costing("frugal", 300, 0.94, seconds=9.0, joules=1.0, wear=2.0),
+        costing("gentle", 300, 0.94, seconds=9.0, joules=4.0, wear=1.0),
+        costing("sure", 900, 0.99, seconds=9.0, joules=9.0, wear=9.0),
+        costing("best of all, were it feasible", 1, 1.0, seconds=0.0, joules=0.0, wear=0.0, feasible=False),
+    ]
+    assert front_of_all(found) == (True, True, False, True, True, True, False)
+    assert front(found) == (True, False, False, False, False, True, False)
+
+
+def test_a_cost_without_a_figure_says_nothing():
+    found = [costing("ordered", 100, 0.95, joules=4.0), costing("frugal", 300, 0.95, joules=None)]
+    assert front_of_all(found) == (True, False)
+    # A plan of before costs were predicted knows bytes alone.
+    assert front_of_all([candidate("ordered", 100, 0.95), costing("swift", 300, 0.95, seconds=0.1)]) == (True, False)
+    assert front_of_all([]) == ()
+
+
+def test_equals_in_everything_are_on_it_together():
+    assert front_of_all([costing("ordered", 100, 0.95), costing("zero-first", 100, 0.95)]) == (True, True)

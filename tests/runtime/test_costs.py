@@ -25,7 +25,7 @@ from tests.runtime.bundles import content, profile, write_bundle
 from tests.runtime.devices import made, settled
 from tests.runtime.nets import PACE
 from tests.runtime.plans import LAYERS, table
-from tests.runtime.threads import in_line, until
+from tests.runtime.threads import PATIENCE_S, in_line, until
 from tests.runtime.walking import PROFILES, walked, wearing
 
 
@@ -188,13 +188,13 @@ def test_in_declared_pauses_callers_wait_and_see_whole_prefixes_alone(bundle):
             seen.add(net.infer(x).tobytes())
 
     with Net(bundle, asked) as net:
-        callers = [threading.Thread(target=ask, args=(net,)) for _ in range(2)]
+        callers = [threading.Thread(target=ask, args=(net,), daemon=True) for _ in range(2)]
         bank = net._controller._live.bank
         write = bank.write
 
         def watched(increment):
             # Nobody is answered while this is written: both callers come to stand in line.
-            until(lambda: in_line(net._engine._turnstile) >= 2)
+            until(lambda: over.is_set() or in_line(net._engine._turnstile) >= 2)
             before = set(seen)
             retries = write(increment)
             waited.append(seen == before)
@@ -203,10 +203,14 @@ def test_in_declared_pauses_callers_wait_and_see_whole_prefixes_alone(bundle):
         bank.write = watched
         for caller in callers:
             caller.start()
-        result = net.switch("C2").wait(60)
-        over.set()
-        for caller in callers:
-            caller.join()
+        try:
+            result = net.switch("C2").wait(60)
+        finally:
+            # Whatever went wrong: who asks on would keep the test from ending.
+            over.set()
+            for caller in callers:
+                caller.join(PATIENCE_S)
+        assert not any(caller.is_alive() for caller in callers)
     assert result.outcome is Outcome.COMMITTED
     assert len(seen) > 2
     assert seen <= legal

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import geoshift
@@ -9,6 +10,7 @@ from device_profiles import ProfileError, Weights, load
 from runtime.errors import BundleError, PushRefused
 from runtime.plan import bundle as bundles
 from runtime.plan.fit import (
+    announced_bytes,
     announced_need,
     check_bundle,
     check_live,
@@ -18,14 +20,24 @@ from runtime.plan.fit import (
     check_weights,
     choose_policy,
     in_words,
+    needed_bytes,
+    peak_bytes,
     stored_bytes,
 )
 from runtime.plan.onnx_file import read_operators
 from runtime.pushing.acceptance import check_successor
+from runtime.simulation.room import room_for
 from runtime.walking.net import Net
 from tests.runtime.bundles import profile, write_bundle
+from tests.runtime.test_weight_grid import DEVICE, quantised
 
 INT8 = {"format": "int", "bits": 8}
+SAID = {"provenance": "datasheet", "source": "a test"}
+PAUSES = {
+    "writes__quiesce_required": True,
+    "writes__stall_budget_ms": 1,
+    "writes__bytes_per_second": {"value": 1e5, **SAID},
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +79,10 @@ def test_the_nearest_devices_are_those_of_the_same_weights(bundle: bundles.Bundl
     with pytest.raises(BundleError, match="serve a plan made for a device that is live"):
         check_live(load("rram-crossbar"), "plan")
     check_weights(chip, load("max78000"), "plan")
+    # Its scales are powers of two, which a device of any scale has too, and not the other way round.
+    check_weights(chip, load("loihi-2"), "plan")
+    with pytest.raises(BundleError, match=r"expected int with 8 bits, signed, one scale a layer, a power of two, bias"):
+        check_weights(load("loihi-2").weights, load("max78000"), "plan")
     check_live(profile(), "plan")
 
 
@@ -132,6 +148,70 @@ def test_a_finished_plan_is_held_to_the_memory(bundle: bundles.Bundle) -> None:
     with pytest.raises(BundleError, match=f"found {need - 1}, expected at least {need}; plan a smaller network, raise"):
         check_plan(bundle.manifest, profile(memory__weights_bytes=need - 1), "plan")
     check_plan(bundle.manifest, profile(memory__weights_bytes=1, target={"runs": "simulate"}), "plan")
+
+
+@pytest.fixture(scope="module")
+def coded(path: Path, tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
+    """The same plan with weights of four bits."""
+    return bundles.read(quantised(tmp_path_factory.mktemp("coded") / "plan", path))
+
+
+@pytest.mark.parametrize(("policy", "copies"), [("in-place", 1), ("shadow", 2)])
+def test_a_device_that_serves_codes_holds_float32_and_the_scales(
+    bundle: bundles.Bundle, coded: bundles.Bundle, policy: str, copies: int
+) -> None:
+    for one in (bundle, coded):
+        device = profile(bank__snap=False, weights=DEVICE if one is coded else {})
+        with Net(one, device, policy) as net:
+            held = sum(
+                array.nbytes for array in (*one.tensors.values(), *one.table.pool.values(), *one.scales.values())
+            )
+            assert held + net.weight_bytes == peak_bytes(one, copies, snap=False) == needed_bytes(one, device, copies)
+        assert 0 <= announced_bytes(one.manifest, copies, snap=False) - peak_bytes(one, copies, snap=False) < 1024
+    scales = sum(scale.nbytes for scale in coded.scales.values())
+    assert peak_bytes(coded, copies, snap=False) - peak_bytes(bundle, copies, snap=False) == scales > 0
+
+
+def test_a_device_that_plans_are_played_for_holds_its_own_format_and_no_plan(coded: bundles.Bundle) -> None:
+    chip = profile(weights=DEVICE, target={"runs": "simulate"}, bank__snap=False)
+    numbers = sum(tensor.size for tensor in coded.tensors.values())
+    moved = sum(layer.units * layer.width for layer in coded.table.layers)
+    assert needed_bytes(coded, chip, 1) == stored_bytes(numbers, chip.weights) == -(-numbers // 2)
+    assert needed_bytes(coded, chip, 2) == -(-(numbers + moved) // 2)
+    assert needed_bytes(coded, chip, 2) < peak_bytes(coded, 1, snap=False) / 8
+    tight = profile(
+        weights=DEVICE, target={"runs": "simulate"}, bank__snap=False, memory__weights_bytes=-(-numbers // 2)
+    )
+    assert room_for("ordered", coded, tight, second_copy=False).why_not == ""
+    why = room_for("flip", coded, tight, second_copy=True).why_not
+    assert f"it takes {needed_bytes(coded, chip, 2)}" in why
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"writes__bytes_per_increment": 147}, r"writes\.bytes_per_increment: found 147, expected at least 148, one"),
+        ({"writes__bytes_per_increment": 200, "writes__granularity_bytes": 147},
+         r"writes\.bytes_per_increment: found 200, expected at least 294, one row of conv2"),
+        (PAUSES, r"writes\.stall_budget_ms: found 1, expected at least 1\.644 for a pause in which one row of conv2"),
+        ({**PAUSES, "writes__stall_budget_ms": 4,
+          "writes__verify": {"mean_writes": {"value": 1.5, **SAID}, "most_writes": 3}},
+         r"writes\.stall_budget_ms: found 4, expected at least 4\.933 .*148 bytes, up to 3 times"),
+    ],
+)  # fmt: skip
+def test_a_plan_whose_rows_the_device_cannot_write_is_refused_before_it_is_staged(
+    changes: dict[str, object], said: str, bundle: bundles.Bundle
+) -> None:
+    manifest = bundle.manifest
+    wide = msgspec.structs.replace(manifest.layers[1], shape=(6, 4, 3, 3))
+    narrow = msgspec.structs.replace(manifest.layers[1], shape=(6, 1, 3, 3))
+    for layer in (narrow, wide):
+        found = msgspec.structs.replace(manifest, layers=(manifest.layers[0], layer))
+        if layer is narrow:
+            check_successor(found, manifest, profile(**changes), None, 1)
+        else:
+            with pytest.raises(PushRefused, match=rf"the pushed plan on generic-x86: {said}"):
+                check_successor(found, manifest, profile(**changes), None, 1)
 
 
 def test_it_is_refused_when_pushed(bundle: bundles.Bundle) -> None:

@@ -1,6 +1,7 @@
 """A plan is pushed to a device that answers: it takes the old one's place, or nothing changes."""
 
 import gc
+import json
 import threading
 import weakref
 
@@ -60,6 +61,21 @@ def test_a_pushed_plan_takes_the_place_of_the_one_at_work_and_is_there_after_a_r
     with reopened(old.path, tmp_path / "state", policy=policy) as net:
         assert (net.bundle.id, net.mode, net.standing.release) == (new.id, "C3", 2)
         assert "pushed and committed here: release 2" in net.why
+
+
+def test_a_plan_whose_rows_no_pause_has_room_for_is_refused_before_anything_is_staged(old, new, tmp_path):
+    said = {"provenance": "datasheet", "source": "a test"}
+    pauses = {"writes__quiesce_required": True, "writes__bytes_per_second": {"value": 1e5, **said},
+              "writes__stall_budget_ms": 2.0}  # fmt: skip
+    raw, _, _ = files_of(new.path)
+    plan = json.loads(raw)
+    plan["layers"][1]["shape"] = [6, 40, 3, 3]
+    with device_at(old, tmp_path / "state", **pauses, writes__bytes_per_increment=4096) as device:
+        with pytest.raises(PushRefused, match=r"stall_budget_ms: found 2, expected at least 16\.04 for a pause"):
+            device.pushes.begin(json.dumps(plan).encode(), None, who="tester")
+        assert device.pushes.under_way is None
+        assert device.status().bundle == old.id
+    assert left(tmp_path / "state") == []
 
 
 def test_events_and_counts_tell_of_a_push(old, new, tmp_path):

@@ -122,7 +122,7 @@ def test_a_plan_without_landscapes_has_a_report_without_that_section():
 
 def test_candidates_are_marked_on_the_front_and_where_they_lie_off_the_plane(written):
     text = " ".join(written.read_text().split())
-    assert text.count("◆") == 2  # the one feasible path of each transition
+    assert text.count("<td>◆◇</td>") == 2  # the one feasible path of each transition, on both fronts
     assert "Paths over the loss" in text
     assert '480 of 500</td> <td class="number">0.25</td> <td class="number">2.00</td>' in text
 

@@ -249,6 +249,35 @@ def test_a_grid_that_is_not_the_profiles_is_refused(plan, fields, words):
         bundles.read(plan)
 
 
+def powers_of_two(plan, scales):
+    """The plan for a device whose scales are powers of two, with these; its profile says so too."""
+    said = json.loads((plan / "plan.json").read_text())
+    said["grid"]["scale_values"] = said["profile"]["weights"]["scales"] = "powers-of-two"
+    relist(plan, {SCALES: save(scales)}, grid=said["grid"], profile=said["profile"])
+
+
+def test_scales_that_are_no_powers_of_two_are_refused_where_they_must_be(plan):
+    found = load((plan / SCALES).read_bytes())
+    powers = {name: np.full_like(scales, 0.25) for name, scales in found.items()}
+    wrong = {**powers, "conv2": powers["conv2"].copy()}
+    wrong["conv2"][3] = np.nextafter(np.float32(0.25), np.float32(1))
+    powers_of_two(plan, wrong)
+    with pytest.raises(BundleError, match=r"layer conv2, row 3: found scale 0.25000003, expected .*, a power of two"):
+        bundles.read(plan)
+    # With powers of two alone, it is only the values that are off the grid.
+    powers_of_two(plan, powers)
+    with pytest.raises(BundleError, match=r"expected 0.25 times a whole number from -7 to 7"):
+        bundles.read(plan)
+
+
+def test_a_plan_for_any_scale_is_none_for_a_device_of_powers_of_two(plan):
+    said = json.loads((plan / "plan.json").read_text())
+    said["profile"]["weights"]["scales"] = "powers-of-two"
+    relist(plan, profile=said["profile"])
+    with pytest.raises(BundleError, match=r"grid: found 4 bits .* expected 4 bits .* a row, a power of two"):
+        bundles.read(plan)
+
+
 def test_a_layer_that_moves_and_is_not_on_the_grid_is_refused(plan):
     said = json.loads((plan / "plan.json").read_text())["grid"]["layers"]
     entry(plan, layers=[one for one in said if one["name"] != "conv2"])

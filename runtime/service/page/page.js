@@ -41,6 +41,9 @@ function draw(parent, name, attributes, text) {
 }
 
 const percent = (share) => `${(share * 100).toFixed(2)} %`;
+// Whether it is measured, and whether a figure in it is assumed; and a star for the latter where there is little room.
+const basis = (origin) => `${origin.basis}${origin.assumed ? ", assumed" : ""}`;
+const star = (origin) => (origin && origin.assumed ? "*" : "");
 const figure = (value, unit) => (value === null ? "–" : `${Number(value.toPrecision(3))} ${unit}`);
 
 function sure(question) {
@@ -160,15 +163,15 @@ function show() {
   at("phase").textContent = status.target ? `${status.phase} to ${status.target}` : status.phase;
   const until = status.decision.expires_in_s === null ? "" : `, for ${Math.round(status.decision.expires_in_s)} s more`;
   at("why").textContent = `Decided by ${status.decision.rank}: ${status.decision.source} (${status.decision.reason})${until}`;
-  const basis = (status.power.provenance.power_w || {}).basis;
-  at("power").textContent = status.power.power_w === null ? "Power not known" : `${figure(status.power.power_w, "W")}, ${basis}`;
+  const { power_w: watts, provenance } = status.power;
+  at("power").textContent = watts === null ? "Power not known" : `${figure(watts, "W")}, ${basis(provenance.power_w)}`;
   at("walk").hidden = status.operation === null;
   at("progress").value = status.progress;
   for (const button of document.querySelectorAll("[data-act]")) {
     const phases = { pause: ["walking"], resume: ["paused"], cancel: ["walking", "paused"] };
     button.disabled = !phases[button.dataset.act].includes(status.phase);
   }
-  const origins = new Set(modes.map((mode) => (mode.provenance.power_w || {}).basis).filter(Boolean));
+  const origins = new Set(modes.map((mode) => mode.provenance.power_w).filter(Boolean).map(basis));
   at("basis").textContent = origins.size ? [...origins].join(" or ") : "not known";
   // Rows are kept while they fit, so that the keyboard's focus stays where it is.
   const rows = at("modes");
@@ -186,12 +189,17 @@ function show() {
     const row = rows.rows[index];
     row.classList.toggle("here", mode.name === status.mode);
     const cells = [
-      percent(mode.accuracy), figure(mode.power_w, "W"), figure(mode.energy_j_per_inference, "J"),
-      figure(mode.latency_ms, "ms"),
+      ["accuracy", percent(mode.accuracy)], ["power_w", figure(mode.power_w, "W")],
+      ["energy_j_per_inference", figure(mode.energy_j_per_inference, "J")], ["latency_ms", figure(mode.latency_ms, "ms")],
     ];
-    cells.forEach((text, cell) => { row.cells[cell + 2].textContent = text; });
+    cells.forEach(([field, text], cell) => {
+      const origin = mode.provenance[field];
+      row.cells[cell + 2].textContent = text + star(origin);
+      row.cells[cell + 2].title = origin ? `${origin.basis}: ${origin.source}` : "";
+    });
     row.querySelector("button").disabled = mode.name === status.mode && status.target === null;
   });
+  at("assumed").hidden = !modes.some((mode) => Object.values(mode.provenance).some(star));
   list("holds", status.holds, (hold) => `Hold on ${hold.mode} by ${hold.who}: ${hold.reason || "no reason given"}`, "No holds", release);
   list("triggers", status.triggers, (one) => `${one.name} → ${one.mode}: ${one.error || (one.active ? "active" : "inactive")}`, "No triggers");
   list("operations", operations.slice(-6).reverse(), (one) => `${one.from} → ${one.to}: ${one.outcome || one.phase}${one.reason ? ` (${one.reason})` : ""}`, "None yet");
