@@ -193,7 +193,7 @@ def test_a_convolutional_network_answers_from_legal_states_only_compact_graphs_i
     device = profile(queue_limit=CALLERS)
     bundle = read(write_bundle(tmp_path / "plan", device))
     x = bundle.evaluation.inputs[:1]
-    session = Session(bundle.graph, bundle.constants, threads=device.threads)
+    session = live_session(bundle, device.threads, device)
     evaluator = Evaluator(session, Samples(x, bundle.evaluation.labels[:1]))
     legal = set()
     for move in bundle.transitions:
