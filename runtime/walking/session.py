@@ -278,7 +278,7 @@ def lay_out(model: bytes, constants: Mapping[str, Array], *, origin: str = "grap
         log.debug("%s: runs as it is: %s", origin, reason)
     except (OSError, BundleError) as error:
         # as where no temporary folder can be written: the answers are the same but for their last bits
-        log.warning("%s: runs as it is, slower than it could: found no room to lay it out: %s", origin, error)
+        log.warning("%s: runs as it is, perhaps slower than it could: it was not laid out: %s", origin, error)
     return None
 
 

@@ -240,7 +240,7 @@ class KnockedAt(Disk):
 def test_nobody_is_answered_while_persistent_weights_are_rewritten_to_a_mode(tmp_path):
     bundle = read(write_bundle(tmp_path / "plan", DEVICE))
     x = bundle.evaluation.inputs[:3]
-    truth = live_session(bundle, 1)
+    truth = live_session(bundle, 1, aliased=True)
     legal = {truth.run(x, truth.bind(bundle.table.tensors(bundle.states["C1"]))).tobytes()}
     answers, callers = [], []
 
