@@ -18,6 +18,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,14 +142,17 @@ class Session:
 
     def _lay_out(self, layout: Layout, threads: int, origin: str) -> None:
         """Run the graph that is laid out in place of the one that was given."""
+        places = layout.places
+        if {name: prod(slot.shape) for name, slot in self._slots.items()} != {
+            name: len(place.rows) * len(place.columns) for name, place in places.items()
+        }:
+            raise BundleError(f"{origin}: layout: found one of {list(places)}, expected one of {list(self._slots)}")
         session, inputs, outputs = _create(layout.model, {}, threads, origin, optimise=False)
-        names = [self.input_name, *(layout.places[name].name for name in self.weight_names)]
         found = [one.name for one in (*inputs, *outputs)]
-        if found != [*names, self.output_name]:
-            raise BundleError(
-                f"{origin}: layout: found {found}, expected {[*names, self.output_name]}: it is another's"
-            )
-        self._session, self._places = session, layout.places
+        expected = [self.input_name, *(place.name for place in places.values()), self.output_name]
+        if found != expected:
+            raise BundleError(f"{origin}: layout: found inputs and outputs {found}, expected {expected}")
+        self._session, self._places = session, places
         self.constant_bytes += len(layout.model)
 
     def bind(self, arrays: Mapping[str, Array]) -> Weights:
@@ -260,9 +264,9 @@ def lay_out(model: bytes, constants: Mapping[str, Array], *, origin: str = "grap
     Raises:
         BundleError: As for ``Session``.
     """
-    supplied = {name: _checked(name, slot, constants, origin) for name, slot in read_slots(model, origin).items()}
-    moved = _create(model, supplied, 1, origin)[1][1:]
-    slots = {one.name: one.slot(origin) for one in moved}
+    plain = Session(model, constants, origin=origin)
+    used = {name: constants[name] for name in read_slots(model, origin)}
+    slots = plain._slots
     try:
         if odd := [f"{name}: {slot}" for name, slot in slots.items() if slot.dtype != np.float32]:
             raise NoLayout(f"found {odd[0]}, expected moved tensors of float32")
@@ -273,7 +277,10 @@ def lay_out(model: bytes, constants: Mapping[str, Array], *, origin: str = "grap
                 _create(filled, {}, 1, origin, save_to=place)
                 return place.read_bytes()
 
-            return observe(model, supplied, {name: slot.shape for name, slot in slots.items()}, optimised)
+            layout = observe(model, used, {name: slot.shape for name, slot in slots.items()}, optimised)
+        # that ONNX Runtime takes back what it saved
+        Session(model, constants, origin=origin, layout=layout)
+        return layout
     except NoLayout as reason:
         log.debug("%s: runs as it is: %s", origin, reason)
     except (OSError, BundleError) as error:

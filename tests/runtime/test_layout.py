@@ -1,15 +1,19 @@
 """The live graph as ONNX Runtime lays it out: the same answers, or the graph as it is."""
 
+import dataclasses
 import logging
 import platform
 import resource
 import tempfile
+from collections import OrderedDict
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from runtime.errors import BundleError
+from runtime.plan import graphs
 from runtime.plan.bundle import read
 from runtime.plan.fit import peak_bytes
 from runtime.plan.graphs import live_session
@@ -138,6 +142,46 @@ def test_convolutions_of_all_kinds_answer_as_the_graph_as_it_is(inputs, outputs,
     plain, session = Session(model, {}), Session(model, {}, layout=lay_out(model, {}))
     x = rng.standard_normal((2, inputs, 8, 8)).astype(np.float32)
     close(session.run(x, session.bind(weights)), plain.run(x, plain.bind(weights)))
+
+
+def test_a_residual_block_of_which_one_convolution_moves_answers_as_the_graph_as_it_is():
+    rng = np.random.default_rng(6)
+    names = ("w1", "b1", "w2", "b2")
+    tensors = {
+        name: rng.standard_normal((16, 16, 3, 3) if name[0] == "w" else 16).astype(np.float32) / 10 for name in names
+    }
+    moved, constants = ({name: tensors[name] for name in some} for some in (names[:2], names[2:]))
+    nodes = [
+        helper.make_node("Conv", ["input", "w1", "b1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c2", "r1"], ["s"]),
+        helper.make_node("Relu", ["s"], ["output"]),
+    ]
+    model = build(nodes, ["batch", 16, 8, 8], ["batch", 16, 8, 8], moved, constants)
+    plain, session = Session(model, constants), Session(model, constants, layout=lay_out(model, constants))
+    x = rng.standard_normal((2, 16, 8, 8)).astype(np.float32)
+    close(session.run(x, session.bind(moved)), plain.run(x, plain.bind(moved)))
+    assert session.laid_out or not BLOCKS
+
+
+@on_x86
+def test_a_layout_is_made_once_and_belongs_to_its_graph_and_constants(bundle, monkeypatch):
+    made = []
+    monkeypatch.setattr(graphs, "_layouts", OrderedDict())
+    monkeypatch.setattr(graphs, "lay_out", lambda *given, **named: made.append(1) or lay_out(*given, **named))
+    first, again = live_session(bundle, 1), live_session(bundle, 1)
+    assert len(made) == 1
+    assert first.laid_out == again.laid_out
+    other = {**bundle.tensors, "fc2.bias": bundle.tensors["fc2.bias"] + 1}
+    session = live_session(dataclasses.replace(bundle, tensors=other), 1)
+    tensors, x = bundle.table.tensors(bundle.states["C1"]), bundle.evaluation.inputs[:2]
+    close(session.run(x, session.bind(tensors)), first.run(x, first.bind(tensors)) + 1)
+    assert len(made) == 2
+    model, constants, _ = convolution(helper.make_node("Relu", ["c"], ["output"]))
+    layout = lay_out(bundle.graph, bundle.constants)
+    with pytest.raises(BundleError, match=r"layout: found one of .*conv1.weight.*, expected one of \['w', 'b'\]"):
+        Session(model, constants, layout=layout)
 
 
 def convolution(*more):
