@@ -49,7 +49,7 @@ from runtime.plan.graphs import compact_session, live_session
 from runtime.walking.bank import Increment, InPlaceBank, increments
 from runtime.walking.engine import CompactRunner, Engine, LiveRunner
 from runtime.walking.rows import Floats
-from runtime.walking.session import Session, Weights
+from runtime.walking.session import Session, Weights, lay_out
 
 PLAN_SEED = 2
 MODE = "C1"
@@ -184,7 +184,8 @@ def small_latency(name: str, shape: tuple[int, ...], pairs: int, seed: int) -> d
     ends = search.find(resolve(profile, network), lambda _: None)
     table, states = row_table(network, ends)
     made = deploy(network, ends, table, states, sample[:2], Silent())
-    live = Session(made.live, made.constants, threads=1)
+    # as the product does with a plan of this size: see runtime.plan.graphs
+    live = Session(made.live, made.constants, threads=1, layout=lay_out(made.live, made.constants))
     bank: InPlaceBank[Weights] = InPlaceBank(table, states[MODE], live.bind)
     compact = Session(made.compact[MODE], made.dense, threads=1)
     runners = (LiveRunner(live, bank).run, CompactRunner(compact).run)

@@ -23,7 +23,7 @@ import numpy as np
 
 from runtime.errors import JournalError, StateError
 from runtime.memory.files import Files
-from runtime.walking.bank import Increment, Retries, put
+from runtime.walking.bank import Increment, Retries, copied_bytes, put
 from runtime.walking.chunks import ChunkList
 from runtime.walking.rows import Floats, Ints, MovedLayer, RowTable, State
 
@@ -220,6 +220,8 @@ class PersistentBank(Generic[W]):
         self._most_writes = most_writes
         self._tensors = memory.tensors
         self._bound = bind(memory.tensors)
+        # it is also written past this bank: where it is repaired, and where it is brought to another mode
+        assert not copied_bytes(self._bound), "weights in persistent memory must be read where they are"
 
     @contextmanager
     def read(self) -> Iterator[W]:

@@ -11,7 +11,7 @@ Reference:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -26,6 +26,7 @@ _DTYPES: Final[Mapping[int, type[np.generic]]] = {
 }  # fmt: skip
 _STANDARD: Final = (b"", b"ai.onnx")
 _EXTERNAL: Final = 1
+_VARINT, _BYTES = 0, 2
 _T = TypeVar("_T")
 
 
@@ -111,7 +112,7 @@ def _slot(tensor: _Message, origin: str) -> tuple[str, Slot]:
     kind = _only(tensor.numbers[2], "tensor type")
     if kind not in _DTYPES:
         raise BundleError(f"{origin}: tensor {name!r}: found ONNX type {kind}, expected one of {sorted(_DTYPES)}")
-    packed = [size for part in tensor.parts[1] for size in _varints(part)]
+    packed = [size for part in tensor.parts[1] for size in varints(part)]
     return name, Slot((*tensor.numbers[1], *packed), np.dtype(_DTYPES[kind]))
 
 
@@ -144,29 +145,74 @@ class _Message:
         Raises:
             ValueError: The bytes are no message.
         """
-        message, at = cls(), 0
-        while at < len(raw):
-            key, at = _varint(raw, at)
-            number, kind = key >> 3, key & 7
-            if kind == 0:
-                value, at = _varint(raw, at)
-                message.numbers[number].append(value)
-                continue
-            if kind == 2:
-                size, at = _varint(raw, at)
-            elif kind in (1, 5):
-                size = 8 if kind == 1 else 4
-            else:
-                raise ValueError(f"wire type {kind}")
-            if at + size > len(raw):
-                raise ValueError("cut short")
-            if kind == 2:
-                message.parts[number].append(raw[at : at + size])
-            at += size
+        message = cls()
+        for one in fields(raw):
+            if one.kind == _VARINT:
+                message.numbers[one.number].append(_varint(one.value, 0)[0])
+            elif one.kind == _BYTES:
+                message.parts[one.number].append(one.value)
         return message
 
 
-def _varints(raw: bytes) -> list[int]:
+@dataclass(frozen=True)
+class Field:
+    """One field of a protocol-buffer message.
+
+    Attributes:
+        number: Its number.
+        kind: Its wire type.
+    """
+
+    number: int
+    kind: int
+    _raw: bytes
+    _begin: int
+    _at: int
+    _end: int
+
+    @property
+    def value(self) -> bytes:
+        """What it holds, without key and length."""
+        return self._raw[self._at : self._end]
+
+    @property
+    def whole(self) -> bytes:
+        """All of it, as it stands in the message."""
+        return self._raw[self._begin : self._end]
+
+
+def fields(raw: bytes) -> Iterator[Field]:
+    """Fields of a protocol-buffer message, in its order.
+
+    Raises:
+        ValueError: The bytes are no message.
+    """
+    at = 0
+    while at < len(raw):
+        begin = at
+        key, at = _varint(raw, at)
+        number, kind = key >> 3, key & 7
+        if kind == _VARINT:
+            end = _varint(raw, at)[1]
+        elif kind == _BYTES:
+            size, at = _varint(raw, at)
+            end = at + size
+        elif kind in (1, 5):
+            end = at + (8 if kind == 1 else 4)
+        else:
+            raise ValueError(f"wire type {kind}")
+        if end > len(raw):
+            raise ValueError("cut short")
+        yield Field(number, kind, raw, begin, at, end)
+        at = end
+
+
+def varints(raw: bytes) -> list[int]:
+    """Integers that stand side by side.
+
+    Raises:
+        ValueError: The last one is cut short, or one is too long.
+    """
     values, at = [], 0
     while at < len(raw):
         value, at = _varint(raw, at)

@@ -46,7 +46,7 @@ def verify(bundle: Bundle, profile: Profile, step: Callable[[str], None] = lambd
         profile: Device whose number of threads counts.
         step: Called with the name of each mode and transition before it is looked at.
     """
-    session = live_session(bundle, profile.threads)
+    session = live_session(bundle, profile.threads, profile)
     evaluator = Evaluator(session, bundle.evaluation)
     checks = [Check(name="files", ok=True, detail=f"{len(bundle.files)} files, digests and shapes as listed")]
     if bundle.manifest.grid is not UNSET:

@@ -233,7 +233,7 @@ def _bandwidth(bundle: Bundle, profile: Profile) -> float:
         raise BundleError(
             f"{bundle.path}: found no transition that writes anything, expected one; measure another plan"
         )
-    session = live_session(bundle, profile.threads)
+    session = live_session(bundle, profile.threads, profile)
     bank = InPlaceBank(bundle.table, bundle.states[move.ends[0]], session.bind)
     runner = LiveRunner(session, bank)
     runner.run(bundle.evaluation.inputs[:1])

@@ -156,7 +156,7 @@ def simulate(
         raise BundleError(f"{bundle.path}: found no transition, expected at least one to simulate")
     budget = bytes_per_increment or profile.writes.bytes_per_increment
     writes = msgspec.structs.replace(profile.writes, bytes_per_increment=budget)
-    session = live_session(bundle, profile.threads)
+    session = live_session(bundle, profile.threads, profile)
     evaluator = Evaluator(session, bundle.evaluation)
     played: dict[str, StrategyResult] = {}
     left_out: dict[str, str] = {}
@@ -327,7 +327,7 @@ def _walk_under_load(
     """Walk one chunk list in place through the engine and the controller while requests come in."""
     plan = _Scripted(bundle, profile)
     plan.table = table
-    session = live_session(bundle, profile.threads)
+    session = live_session(bundle, profile.threads, profile)
     live = LiveRunner(session, InPlaceBank(table, start, session.bind))
     engine = Engine(live, exclusive=True, queue_limit=profile.queue_limit)
     controller = Controller(plan, engine, move.ends[0], writes, live)
@@ -343,7 +343,7 @@ def _walk_under_load(
 def _replace_under_load(bundle: Bundle, profile: Profile, move: Transition, name: str, end: State) -> _Walked:
     """Replace tensors (flip) or the session (reload) at once while requests come in."""
     plan = DeployedPlan(bundle, profile, "in-place")
-    session = live_session(bundle, profile.threads)
+    session = live_session(bundle, profile.threads, profile)
     bank = InPlaceBank(bundle.table, bundle.states[move.ends[0]], session.bind)
     old: Runner = LiveRunner(session, bank) if name == "flip" else plan.compact(move.ends[0])
     engine = Engine(old, exclusive=False, queue_limit=profile.queue_limit)

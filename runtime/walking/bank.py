@@ -8,11 +8,11 @@ nobody ever waits. Both hold only the moved tensors; the rest of the network is 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -39,6 +39,33 @@ class Increment:
         """Collect the values that chunks ``begin`` to ``end`` (exclusive) write."""
         runs = chunks.runs(begin, end)
         return cls(tuple((run.layer, run.rows, table.rows(run.layer, run.rows, run.versions)) for run in runs))
+
+
+@runtime_checkable
+class Copying(Protocol):
+    """Bound weights that may read copies of the tensors, which then have to be told what was written."""
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of the copies."""
+        ...
+
+    def refresh(self, names: Iterable[str | None], rows: Ints) -> None:
+        """Take over rows of tensors; those that are read where they are, and None, are passed over."""
+        ...
+
+
+def refresh(bound: object, table: RowTable, increment: Increment) -> None:
+    """Tell bound weights which rows of the tensors were written."""
+    if isinstance(bound, Copying):
+        for name, rows, _ in increment.writes:
+            layer = table.layer(name)
+            bound.refresh((layer.weight, layer.bias), rows)
+
+
+def copied_bytes(bound: object) -> int:
+    """Bytes of the tensors that bound weights read instead of those they were bound to."""
+    return bound.copied_bytes if isinstance(bound, Copying) else 0
 
 
 def increments(
@@ -132,7 +159,7 @@ class InPlaceBank(Generic[W]):
     Args:
         table: Row versions.
         state: Versions to begin with.
-        bind: Turns named tensors into what readers get; it must alias them, not copy.
+        bind: Turns named tensors into what readers get; it must alias them, or be ``Copying``.
         most_writes: Writes of a row before it counts as broken, where writes are checked; None where they are not.
     """
 
@@ -157,7 +184,9 @@ class InPlaceBank(Generic[W]):
 
     def write(self, increment: Increment) -> Retries:
         """Copy the rows; the caller must have its turn."""
-        return put(increment, self._store, self._load, self._most_writes)
+        again = put(increment, self._store, self._load, self._most_writes)
+        refresh(self._bound, self._table, increment)
+        return again
 
     def _store(self, name: str, rows: Ints, values: Floats) -> None:
         self._table.write(self._tensors, name, rows, values)
@@ -167,8 +196,8 @@ class InPlaceBank(Generic[W]):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the one copy."""
-        return _size(self._tensors)
+        """Bytes of the one copy, and of those that the bound weights read instead."""
+        return _size(self._tensors) + copied_bytes(self._bound)
 
 
 class ShadowBank(Generic[W]):
@@ -177,7 +206,7 @@ class ShadowBank(Generic[W]):
     Args:
         table: Row versions.
         state: Versions to begin with.
-        bind: Turns named tensors into what readers get; it must alias them, not copy.
+        bind: Turns named tensors into what readers get; it must alias them, or be ``Copying``.
         most_writes: Writes of a row before it counts as broken, where writes are checked; None where they are not.
     """
 
@@ -227,6 +256,8 @@ class ShadowBank(Generic[W]):
             store, load = partial(self._table.write, tensors), partial(_read, self._table, tensors)
             put(self._behind, store, load, self._most_writes)
             again = put(increment, store, load, self._most_writes)
+            for one in (self._behind, increment):
+                refresh(self._bound[back], self._table, one)
             with self._changed:
                 self._front = back
             self._behind = increment
@@ -234,8 +265,8 @@ class ShadowBank(Generic[W]):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of both copies."""
-        return sum(_size(tensors) for tensors in self._tensors)
+        """Bytes of both copies, and of those that the bound weights read instead."""
+        return sum(map(_size, self._tensors)) + sum(map(copied_bytes, self._bound))
 
 
 def _read(table: RowTable, tensors: Mapping[str, Floats], name: str, rows: Ints) -> Floats:

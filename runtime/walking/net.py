@@ -70,7 +70,7 @@ class DeployedPlan:
             mode: Mode of the state, or the one that was left.
             state: Versions of all rows.
         """
-        session = live_session(self.bundle, self._profile.threads)
+        session = live_session(self.bundle, self._profile.threads, self._profile, aliased=self.policy == "persistent")
         verify = self._profile.writes.verify
         most_writes = None if verify is None else verify.most_writes
         bank: Bank[Weights]

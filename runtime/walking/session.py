@@ -3,15 +3,23 @@
 A tensor that moves is a graph input bound to the array it lives in, so that what is written to the array is what the
 next answer is made of: creating a session again would take a second on VGG-11, and constants are copied, packed and
 laid out anew by ONNX Runtime, after which it never looks at the original again. Tensors that never move are given as
-constants for exactly that speed. No file is opened: all memory that runs was handed over here.
+constants for exactly that speed. No file that a model names is opened: all memory that runs was handed over here.
+
+On some processors ONNX Runtime lays constant weights out in blocks, which the convolutions of a small network need to
+be fast. A session that is *laid out* binds copies of the moved tensors in these blocks; whoever writes to a tensor says
+so with ``Weights.refresh``.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
+import tempfile
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +28,9 @@ from numpy.typing import NDArray
 from device_profiles.errors import GeoshiftError
 from runtime.errors import BundleError
 from runtime.plan.onnx_file import Slot, read_slots
+from runtime.walking.layout import Layout, NoLayout, Place, observe
+
+log = logging.getLogger("geoshift.session")
 
 Array = NDArray[np.generic]
 
@@ -43,15 +54,32 @@ class Weights:
     """Moved tensors bound to a session; ``Session.bind`` makes them.
 
     Attributes:
-        arrays: The arrays whose memory the session reads. Writing to them takes effect with the next run.
+        arrays: The tensors as they were given. What is written to them takes effect with the next run where the
+            session is not laid out; otherwise with the next run after ``refresh``.
+        copied_bytes: Bytes of the copies that a session that is laid out reads instead.
     """
 
-    def __init__(self, session: Session, arrays: Mapping[str, Array], values: Mapping[str, Any]) -> None:
+    def __init__(
+        self, session: Session, arrays: Mapping[str, Array], values: Mapping[str, Any], copies: Mapping[str, Array]
+    ) -> None:
         self.arrays = dict(arrays)
+        self.copied_bytes = sum(copy.nbytes for copy in copies.values())
         self._session = session
         self._values = dict(values)
+        self._copies = dict(copies)
         self._idle: deque[_Seat] = deque()
         """Seats nobody sits on: as many as there were callers at once. Taking one is atomic."""
+
+    def refresh(self, names: Iterable[str | None], rows: NDArray[np.integer]) -> None:
+        """Take over rows that were written. Nobody may run on these weights meanwhile.
+
+        Args:
+            names: Tensors; those that are read where they are, and None, are passed over.
+            rows: Indices on the first axis, shape [R].
+        """
+        for name in names:
+            if name is not None and name in self._copies:
+                self._session._places[name].copy(self.arrays[name], self._copies[name], rows)
 
 
 class Session:
@@ -63,22 +91,31 @@ class Session:
             effect, and their memory may be released. Names the graph does not use are ignored.
         threads: Threads that compute one answer.
         origin: What to call the graph in errors.
+        layout: How to lay it out, from ``lay_out``; None to run it as it is. The answers of the two differ in the last
+            bits.
 
     Attributes:
+        laid_out: Whether bound tensors are laid out.
         input_name: Name of the sample.
         input_shape: Its shape; None where the size is free, as in the batch.
         input_dtype: Its type.
         output_name: Name of the answer.
         output_shape: Its shape, with None as above.
         weight_names: Names of the tensors that move, in the graph's order.
-        constant_bytes: Bytes of the constants supplied.
+        constant_bytes: Bytes of the constants supplied, and of the graph that is laid out, which has them in it.
 
     Raises:
         BundleError: The graph is damaged, not allowed, or its constants are missing or do not fit.
     """
 
     def __init__(
-        self, model: bytes, constants: Mapping[str, Array], *, threads: int = 1, origin: str = "graph"
+        self,
+        model: bytes,
+        constants: Mapping[str, Array],
+        *,
+        threads: int = 1,
+        origin: str = "graph",
+        layout: Layout | None = None,
     ) -> None:
         slots = read_slots(model, origin)
         supplied = {name: _checked(name, slot, constants, origin) for name, slot in slots.items()}
@@ -98,9 +135,28 @@ class Session:
         self._slots = {one.name: one.slot(origin) for one in moved}
         self.weight_names = tuple(self._slots)
         self._one = (_one_sample(self.input_shape), _one_sample(self.output_shape))
+        self._places: Mapping[str, Place] = {}
+        if layout is not None:
+            self._lay_out(layout, threads, origin)
+        self.laid_out = bool(self._places)
+
+    def _lay_out(self, layout: Layout, threads: int, origin: str) -> None:
+        """Run the graph that is laid out in place of the one that was given."""
+        places = layout.places
+        if {name: prod(slot.shape) for name, slot in self._slots.items()} != {
+            name: len(place.rows) * len(place.columns) for name, place in places.items()
+        }:
+            raise BundleError(f"{origin}: layout: found one of {list(places)}, expected one of {list(self._slots)}")
+        session, inputs, outputs = _create(layout.model, {}, threads, origin, optimise=False)
+        found = [one.name for one in (*inputs, *outputs)]
+        expected = [self.input_name, *(place.name for place in places.values()), self.output_name]
+        if found != expected:
+            raise BundleError(f"{origin}: layout: found inputs and outputs {found}, expected {expected}")
+        self._session, self._places = session, places
+        self.constant_bytes += len(layout.model)
 
     def bind(self, arrays: Mapping[str, Array]) -> Weights:
-        """Bind the tensors that move, without copying them.
+        """Bind the tensors that move, without copying them where the session is not laid out.
 
         Args:
             arrays: Every tensor of ``weight_names``, C-contiguous.
@@ -113,7 +169,7 @@ class Session:
         """
         if set(arrays) != set(self._slots):
             raise BundleError(f"moved tensors: found {sorted(arrays)}, expected {sorted(self._slots)}")
-        values = {}
+        values, copies = {}, {}
         for name, slot in self._slots.items():
             array = arrays[name]
             if not slot.fits(array):
@@ -121,9 +177,16 @@ class Session:
             # of any other array ONNX Runtime would take a copy and miss all later writes
             if not array.flags.c_contiguous or not array.dtype.isnative:
                 raise BundleError(f"moved tensor {name!r}: found a strided array, expected C order: copy it first")
-            values[name] = _ort().OrtValue.ortvalue_from_numpy(array)
-            assert values[name].data_ptr() == array.ctypes.data, f"{name}: ONNX Runtime copied an array it must share"
-        return Weights(self, arrays, values)
+            read, bound = name, array
+            if (place := self._places.get(name)) is not None:
+                read = place.name
+                if place.same:
+                    bound = array.reshape(place.shape)
+                else:
+                    bound = copies[name] = place.fresh(array)
+            values[read] = _ort().OrtValue.ortvalue_from_numpy(bound)
+            assert values[read].data_ptr() == bound.ctypes.data, f"{name}: ONNX Runtime copied an array it must share"
+        return Weights(self, arrays, values, copies)
 
     def run(self, x: Array, weights: Weights) -> NDArray[np.float32]:
         """Compute the answers to a batch.
@@ -185,6 +248,45 @@ class Session:
         if not fits:
             shape = ", ".join("any" if size is None else str(size) for size in expected)
             raise InputError(f"input: found shape {list(x.shape)}, expected [{shape}] with at least one sample")
+
+
+def lay_out(model: bytes, constants: Mapping[str, Array], *, origin: str = "graph") -> Layout | None:
+    """Have ONNX Runtime lay a graph out for this processor.
+
+    Args:
+        model: As for ``Session``.
+        constants: As for ``Session``.
+        origin: What to call the graph in errors and in the log.
+
+    Returns:
+        What ``Session`` needs to run it; None where it cannot be told what moves where, or nothing does.
+
+    Raises:
+        BundleError: As for ``Session``.
+    """
+    plain = Session(model, constants, origin=origin)
+    used = {name: constants[name] for name in read_slots(model, origin)}
+    slots = plain._slots
+    try:
+        if odd := [f"{name}: {slot}" for name, slot in slots.items() if slot.dtype != np.float32]:
+            raise NoLayout(f"found {odd[0]}, expected moved tensors of float32")
+        with tempfile.TemporaryDirectory(prefix="geoshift-layout-") as folder:
+
+            def optimised(filled: bytes) -> bytes:
+                place = Path(folder, "graph.onnx")
+                _create(filled, {}, 1, origin, save_to=place)
+                return place.read_bytes()
+
+            layout = observe(model, used, {name: slot.shape for name, slot in slots.items()}, optimised)
+        # that ONNX Runtime takes back what it saved
+        Session(model, constants, origin=origin, layout=layout)
+        return layout
+    except NoLayout as reason:
+        log.debug("%s: runs as it is: %s", origin, reason)
+    except (OSError, BundleError) as error:
+        # as where no temporary folder can be written: the answers are the same but for their last bits
+        log.warning("%s: runs as it is, perhaps slower than it could: it was not laid out: %s", origin, error)
+    return None
 
 
 class _Seat:
@@ -249,13 +351,24 @@ class _Port:
 
 
 def _create(
-    model: bytes, constants: Mapping[str, Array], threads: int, origin: str
+    model: bytes,
+    constants: Mapping[str, Array],
+    threads: int,
+    origin: str,
+    *,
+    optimise: bool = True,
+    save_to: Path | None = None,
 ) -> tuple[Any, list[_Port], list[_Port]]:
-    """The session with its inputs and outputs."""
+    """The session with its inputs and outputs; ``save_to`` gets the graph as it was optimised."""
     ort = _ort()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if save_to is not None:
+        options.optimized_model_filepath = str(save_to)
+        options.add_session_config_entry("session.disable_prepacking", "1")
     # a thread that spins between two requests costs 78 % of a core at 20 requests a second, one that sleeps 4 %
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]

@@ -112,7 +112,7 @@ def restart(old, path, state, policy="in-place"):
         assert known is None or net.bundle.id == known.bundle
         is_new = net.bundle.id == new
         assert net.standing.release == (2 if is_new else 1)
-        assert np.array_equal(net.infer(X), outputs(bundles.read(path) if is_new else old, X, net.mode))
+        assert np.array_equal(net.infer(X), outputs(bundles.read(path) if is_new else old, X, net.mode, policy))
     assert left(state) == ([new] if is_new else [])
     assert len([*state.glob("weights-*")]) == (policy == "persistent")
     return is_new

@@ -9,6 +9,7 @@ from runtime.memory.state_directory import StateDirectory
 from runtime.plan import bundle as bundles
 from runtime.plan.bundle import CANARY
 from runtime.plan.bundle_files import MANIFEST, SIGNATURE
+from runtime.plan.graphs import live_session
 from runtime.plan.samples import Samples, pack
 from runtime.sensing.os_power import Tools
 from runtime.walking.net import Net, open_bundle
@@ -82,8 +83,7 @@ def reopened(path, state, **options):
     return open_bundle(path, state=state, **options)
 
 
-def outputs(bundle, x, mode="C1"):
-    """What a bundle answers in a mode, by a network of its own."""
-    with Net(bundle, profile(**WORLD), "in-place") as net:
-        net.switch(mode).wait(30)
-        return net.infer(x)
+def outputs(bundle, x, mode="C1", policy="in-place", **changes):
+    """What a bundle answers in a mode, by a session of its own."""
+    session = live_session(bundle, 1, profile(**{**WORLD, **changes}), aliased=policy == "persistent")
+    return session.run(x, session.bind(bundle.table.tensors(bundle.states[mode])))

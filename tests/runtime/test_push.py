@@ -46,16 +46,16 @@ def test_a_pushed_plan_takes_the_place_of_the_one_at_work_and_is_there_after_a_r
         device.switch("C2", who="me")
         settled(device)
         before = device.status().counters
-        assert np.array_equal(device.infer(X), outputs(old, X, "C2"))
+        assert np.array_equal(device.infer(X), outputs(old, X, "C2", policy))
         view = pushed(device, new.path)
         assert (view.outcome, view.reason, view.mode, view.gap_was_s) == ("committed", "", "C2", None)
         status = device.status()
         assert (status.bundle, status.release, status.mode, status.phase) == (new.id, 2, "C2", "idle")
         assert status.counters.bytes_written == before.bytes_written
-        assert np.array_equal(device.infer(X), outputs(new, X, "C2"))
+        assert np.array_equal(device.infer(X), outputs(new, X, "C2", policy))
         device.switch("C3", who="me")
         assert settled(device).mode == "C3"
-        assert np.array_equal(device.infer(X), outputs(new, X, "C3"))
+        assert np.array_equal(device.infer(X), outputs(new, X, "C3", policy))
     assert left(tmp_path / "state") == [new.id]
     assert len([*(tmp_path / "state").glob("weights-*")]) == (policy == "persistent")
     with reopened(old.path, tmp_path / "state", policy=policy) as net:
@@ -185,14 +185,15 @@ def test_what_a_manifest_announces_is_what_the_plan_takes(old):
 
 def test_in_a_gap_a_wrong_plan_has_the_old_one_loaded_again(old, tmp_path):
     wrong = written(tmp_path / "wrong", wrong=True)
-    with device_at(old, tmp_path / "state", memory__weights_bytes=peak_bytes(old, 1, False) + 400) as device:
+    room = {"memory__weights_bytes": peak_bytes(old, 1, False) + 400}
+    with device_at(old, tmp_path / "state", **room) as device:
         device.switch("C2", who="me")
         settled(device)
         view = pushed(device, wrong, allow_gap=True)
         assert (view.outcome, view.gap_was_s is not None) == ("rolled-back", True)
         assert "canary: found 0 right" in view.reason
         assert (device.status().bundle, device.status().mode) == (old.id, "C2")
-        assert np.array_equal(device.infer(X), outputs(old, X, "C2"))
+        assert np.array_equal(device.infer(X), outputs(old, X, "C2", **room))
         assert device.answers
     assert left(tmp_path / "state") == []
 

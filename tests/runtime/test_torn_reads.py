@@ -193,7 +193,7 @@ def test_a_convolutional_network_answers_from_legal_states_only_compact_graphs_i
     device = profile(queue_limit=CALLERS)
     bundle = read(write_bundle(tmp_path / "plan", device))
     x = bundle.evaluation.inputs[:1]
-    session = Session(bundle.graph, bundle.constants, threads=device.threads)
+    session = live_session(bundle, device.threads, device)
     evaluator = Evaluator(session, Samples(x, bundle.evaluation.labels[:1]))
     legal = set()
     for move in bundle.transitions:
@@ -240,7 +240,7 @@ class KnockedAt(Disk):
 def test_nobody_is_answered_while_persistent_weights_are_rewritten_to_a_mode(tmp_path):
     bundle = read(write_bundle(tmp_path / "plan", DEVICE))
     x = bundle.evaluation.inputs[:3]
-    truth = live_session(bundle, 1)
+    truth = live_session(bundle, 1, aliased=True)
     legal = {truth.run(x, truth.bind(bundle.table.tensors(bundle.states["C1"]))).tobytes()}
     answers, callers = [], []
 
