@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from runtime.memory.weight_memory import PersistentBank
 from runtime.plan import bundle as bundles
 from runtime.plan.bundle import Bundle
 from runtime.plan.costs import check_writes, wanted_policy
-from runtime.plan.fit import Policy, choose_policy
+from runtime.plan.fit import Policy, choose_policy, peak_bytes
 from runtime.plan.graphs import compact_session, live_session
 from runtime.plan.trust import Trust, pin
 from runtime.walking.bank import Bank, InPlaceBank, ShadowBank
@@ -33,8 +34,12 @@ from runtime.walking.engine import CompactRunner, Engine, LiveRunner, Runner
 from runtime.walking.operation import Operation
 from runtime.walking.route import Leg, route
 from runtime.walking.rows import Floats, RowTable, State
-from runtime.walking.session import Weights
+from runtime.walking.session import Session, Weights
 from runtime.walking.table import Phase
+
+KEPT_BYTES: Final = 8 << 20
+"""Graphs of a small network are kept once they are made, up to so many bytes of weights in all: a switch then makes no
+session, each of which takes milliseconds and leaves 200 bytes in ONNX Runtime for good."""
 
 
 class DeployedPlan:
@@ -53,6 +58,7 @@ class DeployedPlan:
         self.restorer: Restorer | None = None
         """Brings persistent weight memory to a mode; needed with policy ``persistent``."""
         self._profile = profile
+        self._sessions: dict[str | None, Session] | None = {} if _have_room(bundle, profile) else None
 
     def route(self, begin: str, end: str) -> tuple[Leg, ...]:
         """Legs between two modes: the fewest, then the fewest bytes."""
@@ -70,7 +76,12 @@ class DeployedPlan:
             mode: Mode of the state, or the one that was left.
             state: Versions of all rows.
         """
-        session = live_session(self.bundle, self._profile.threads, self._profile, aliased=self.policy == "persistent")
+        session = self._session(
+            None,
+            lambda: live_session(
+                self.bundle, self._profile.threads, self._profile, aliased=self.policy == "persistent"
+            ),
+        )
         verify = self._profile.writes.verify
         most_writes = None if verify is None else verify.most_writes
         bank: Bank[Weights]
@@ -84,7 +95,15 @@ class DeployedPlan:
 
     def compact(self, mode: str) -> CompactRunner:
         """A mode's smaller network."""
-        return CompactRunner(compact_session(self.bundle, mode, self._profile.threads))
+        return CompactRunner(self._session(mode, lambda: compact_session(self.bundle, mode, self._profile.threads)))
+
+    def _session(self, mode: str | None, make: Callable[[], Session]) -> Session:
+        """The session of a mode's graph, or of the live one; made only once where there is room to keep them all."""
+        if self._sessions is None:
+            return make()
+        if mode not in self._sessions:
+            self._sessions[mode] = make()
+        return self._sessions[mode]
 
     def rest(self, mode: str, live: LiveRunner) -> Runner:
         """The compact network of a mode if the profile wants it, else the live one."""
@@ -116,6 +135,14 @@ class DeployedPlan:
         samples = self.bundle.canary
         answers = [np.argmax(runner.run(samples.inputs[at : at + 1])) for at in range(len(samples))]
         return int((np.array(answers) == samples.labels).sum())
+
+
+def _have_room(bundle: Bundle, profile: Profile) -> bool:
+    """Whether the sessions of all graphs may be kept beside everything else that the device holds."""
+    size = sum(tensor.nbytes for tensor in bundle.tensors.values())
+    every = size * (len(bundle.states) + 1)
+    # two copies of the moved tensors, each laid out anew
+    return every <= KEPT_BYTES and peak_bytes(bundle, 4, profile.bank.snap) + every <= profile.memory.weights_bytes
 
 
 class Net:

@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from runtime.plan import bundle as bundles
 from runtime.plan.fit import peak_bytes
 from runtime.plan.samples import Samples
 from runtime.plan.verification import verify
+from runtime.walking import net as walking_net
 from runtime.walking.bank import Increment
 from runtime.walking.engine import CompactRunner
 from runtime.walking.net import Net
@@ -251,6 +253,36 @@ def test_snapping_releases_the_live_weights(path):
         assert net.weight_bytes < small
     with Net(bundles.read(path), profile(bank__snap=False), "shadow") as net:
         assert net.weight_bytes > small
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_small_network_makes_each_of_its_sessions_once_where_there_is_room(path, monkeypatch, room):
+    made = []
+
+    def counted(make):
+        def session(*args, **options):
+            made.append(make.__name__)
+            return make(*args, **options)
+
+        return session
+
+    for make in (walking_net.live_session, walking_net.compact_session):
+        monkeypatch.setattr(walking_net, make.__name__, counted(make))
+    device = profile()
+    if not room:
+        bundle = bundles.read(path)
+        memory = msgspec.structs.replace(device.memory, weights_bytes=peak_bytes(bundle, 4, device.bank.snap))
+        device = msgspec.structs.replace(device, memory=memory)
+    counts = []
+    with Net(bundles.read(path), device) as net:
+        for mode in (*TOUR, *TOUR[1:]):
+            assert net.switch(mode).wait(60).outcome is Outcome.COMMITTED
+            counts.append(len(made))
+    once = len(set(TOUR)) + 1
+    if room:
+        assert counts[-1] == counts[len(TOUR) - 1] == len(made) == once
+    else:
+        assert counts[-1] > 2 * once
 
 
 def test_the_bundle_verifies_and_one_with_another_mode_does_not(path):
