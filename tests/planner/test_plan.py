@@ -13,6 +13,7 @@ from planner.candidates import NoSafePath
 from planner.plan import make_plan
 from planner.progress import Silent
 from runtime.errors import BundleError
+from runtime.plan import graphs
 from runtime.plan.bundle import read
 from runtime.plan.compact import pack
 from runtime.plan.evaluation import Evaluator
@@ -104,7 +105,7 @@ def test_the_tour_is_walked_live_and_forward_backward_and_rebuilt_bits_agree(pla
         writes=Writes(bytes_per_increment=2048, increments_per_second=1e5, stall_budget_ms=1e3),
     )
     rebuilt = {
-        mode: Evaluator(live_session(planned.bundle), planned.bundle.evaluation.take(64))
+        mode: Evaluator(graphs.live_session(planned.bundle, 1, device), planned.bundle.evaluation.take(64))
         .at(planned.bundle.table, state).outputs.tobytes()
         for mode, state in planned.bundle.states.items()
     }  # fmt: skip
