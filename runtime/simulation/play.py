@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Profile
+from device_profiles.schema import Writes
 from runtime.device.succession import default_mode, macs_of
 from runtime.plan.bundle import Bundle
 from runtime.simulation.answers import AnswerBook
@@ -16,7 +17,6 @@ from runtime.simulation.arrivals import Clock, Times
 from runtime.simulation.device import VirtualDevice
 from runtime.simulation.latency import LIVE
 from runtime.simulation.line import Line
-from runtime.simulation.pace import Pace
 from runtime.simulation.paths import Paths, Place
 from runtime.simulation.room import Room
 from runtime.simulation.trace import ByHand, Held, Trace
@@ -86,7 +86,7 @@ def play(
     paths: Paths,
     times: Times,
     samples: NDArray[np.int64],
-    pace: Pace,
+    writes: Writes,
     room: Room,
 ) -> Played:
     """Play a trace with one strategy.
@@ -99,10 +99,10 @@ def play(
         paths: What the strategy writes.
         times: When requests come, float64 [N].
         samples: Which held-out sample each asks about, int64 [N].
-        pace: Write limits.
+        writes: Write limits.
         room: Its memory.
     """
-    stage = _Stage(name, cast, profile, trace, paths, times, samples, pace, room)
+    stage = _Stage(name, cast, profile, trace, paths, times, samples, writes, room)
     stage.run()
     return stage.played()
 
@@ -119,7 +119,7 @@ class _Stage:
         paths: Paths,
         times: Times,
         samples: NDArray[np.int64],
-        pace: Pace,
+        writes: Writes,
         room: Room,
     ) -> None:
         self._name, self._cast, self._trace, self._paths = name, cast, trace, paths
@@ -133,12 +133,12 @@ class _Stage:
         self._mover: Mover
         if name in AT_ONCE:
             self._mover = Replacer(
-                name, cast.bundle, paths, begin, pace, self._line, self._clock, self._look_up, self._make,
+                name, cast.bundle, paths, begin, writes, self._line, self._clock, self._look_up, self._make,
                 gap=room.gap, snap=snap,
             )  # fmt: skip
         else:
             live = self._live_at(paths.states[begin])
-            self._mover = Walker(paths, live, begin, pace, self._line, self._clock, self._look_up, snap)
+            self._mover = Walker(paths, live, begin, writes, self._line, self._clock, self._look_up, snap)
         self._device = VirtualDevice(cast.bundle, profile, trace, self._mover, self._clock)
         count = len(times)
         self._latency_s = np.full(count, np.nan)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from device_profiles import Figure, Profile
@@ -22,7 +23,6 @@ from runtime.simulation.arrivals import request_times
 from runtime.simulation.choosing import choose
 from runtime.simulation.device import with_triggers
 from runtime.simulation.latency import check_latency, latency_of_profile, measure_latency
-from runtime.simulation.pace import pace_of
 from runtime.simulation.paths import Paths, paths_of
 from runtime.simulation.play import Cast, Played, family_of, play
 from runtime.simulation.result import Assumption, StrategyOutcome, TraceResult
@@ -122,7 +122,7 @@ def simulate_trace(
     device, whose = with_triggers(profile, trace, bundle)
     order = by_power(macs_of(bundle.manifest))
     cast = Cast(bundle, stage.session, stage.book, latency, order)
-    pace = pace_of(profile, bytes_per_increment, increments_per_second)
+    writes = _replaced(profile.writes, bytes_per_increment, increments_per_second)
     copy = profile.memory.second_copy if second_copy is None else second_copy
     # One stream for each kind of chance, so that another rate does not draw other samples at the same times.
     arrivals, drawn = (np.random.default_rng([seed, stream]) for stream in (1, 2))
@@ -140,13 +140,21 @@ def simulate_trace(
             left_out[name] = why
             continue
         played = play(
-            name, cast, device, trace, paths=stage.of_strategy(name), times=times, samples=samples, pace=pace, room=room
+            name,
+            cast,
+            device,
+            trace,
+            paths=stage.of_strategy(name),
+            times=times,
+            samples=samples,
+            writes=writes,
+            room=room,
         )
         if keep is not None:
             keep(name, played)
         ends = np.unique(played.ends[played.mixed])
         outcomes[name] = tally(
-            played, device, trace, pace, room,
+            played, device, trace, writes, room,
             times=times, truth=truth, dense_label=modes.labels(bundle.manifest.modes[0].name),
             mode_right={place: modes.labels(order[place]) == truth for place in ends.tolist()},
             window_s=window, series=series,
@@ -163,8 +171,8 @@ def simulate_trace(
         triggers=whose,
         samples=len(bundle.evaluation),
         dense_accuracy=float((modes.labels(bundle.manifest.modes[0].name) == truth).mean()),
-        bytes_per_increment=pace.writes.bytes_per_increment,
-        increments_per_second=pace.writes.increments_per_second,
+        bytes_per_increment=writes.bytes_per_increment,
+        increments_per_second=writes.increments_per_second,
         second_copy=copy,
         latency_ms={name: seconds * 1e3 for name, seconds in latency.items()},
         latency_source=source,
@@ -172,8 +180,14 @@ def simulate_trace(
         strategies=outcomes,
         left_out=left_out,
         choice=choose(outcomes, left_out),
-        assumptions=assumptions(profile, pace.writes),
+        assumptions=assumptions(profile, writes),
     )
+
+
+def _replaced(writes: Writes, bytes_per_increment: int | None, increments_per_second: float | None) -> Writes:
+    """Write limits, some of them given for a simulation."""
+    given = {"bytes_per_increment": bytes_per_increment, "increments_per_second": increments_per_second}
+    return structs.replace(writes, **{name: value for name, value in given.items() if value is not None})
 
 
 class _ModeAnswers:

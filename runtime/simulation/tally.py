@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Profile
-from runtime.simulation.pace import Pace
+from device_profiles.schema import Writes
+from runtime.plan.costs import mean_writes
 from runtime.simulation.play import Played
 from runtime.simulation.result import Energy, Series, StrategyOutcome, Worst
 from runtime.simulation.room import Room
@@ -34,7 +35,7 @@ def tally(
     played: Played,
     profile: Profile,
     trace: Trace,
-    pace: Pace,
+    writes: Writes,
     room: Room,
     *,
     times: NDArray[np.float64],
@@ -50,7 +51,7 @@ def tally(
         played: What happened.
         profile: The device.
         trace: What was played.
-        pace: Write limits.
+        writes: Write limits.
         room: The strategy's memory.
         times: When requests came, [N].
         truth: Right label of each request, [N].
@@ -75,7 +76,7 @@ def tally(
     ledger = played.mover.ledger
     ledger_wear = max((int(rows.max()) for rows in ledger.wear.values() if len(rows)), default=0)
     copies = 2 if room.peak_bytes and not room.gap and ledger.physical and _takes_turns(played) else 1
-    wear = math.ceil(ledger_wear / copies) * pace.retries
+    wear = math.ceil(ledger_wear / copies) * mean_writes(writes)
     stands = profile.writes.endurance_writes
     energy = _energy(profile, trace.seconds, int(played.macs[answered].sum()), ledger.physical)
     number = max(1, math.ceil(trace.seconds / window_s - 1e-9))

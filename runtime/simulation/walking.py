@@ -13,13 +13,14 @@ from typing import Protocol
 
 import numpy as np
 
+from device_profiles.schema import Writes
 from runtime.errors import Busy
 from runtime.memory.recorder import Recorder
 from runtime.plan.bundle import Bundle
+from runtime.plan.costs import interval_s, mean_writes, rounded, split, write_seconds
 from runtime.simulation.line import Line
-from runtime.simulation.pace import Pace
 from runtime.simulation.paths import Paths, Place
-from runtime.walking.bank import Increment, increments
+from runtime.walking.bank import Increment
 from runtime.walking.engine import Engine, LiveRunner, Runner
 from runtime.walking.helm import Helm
 from runtime.walking.operation import Operation, Outcome, Result
@@ -152,7 +153,7 @@ class Walker(Helm):
         paths: What the strategy writes.
         live: The network, which stands at ``mode``.
         mode: Where to begin.
-        pace: The device's.
+        writes: The device's limits.
         line: The callers' line, which an increment enters.
         clock: Virtual seconds.
         before_write: Called before weights change.
@@ -164,7 +165,7 @@ class Walker(Helm):
         paths: Paths,
         live: LiveRunner,
         mode: str,
-        pace: Pace,
+        writes: Writes,
         line: Line,
         clock: Callable[[], float],
         before_write: Callable[[], None],
@@ -173,11 +174,11 @@ class Walker(Helm):
         engine = Engine(live, exclusive=True, queue_limit=1)
         super().__init__(_Routes(paths, live), engine, mode, Recorder(clock=clock))
         self.ledger = Ledger(wear={layer.name: np.zeros(layer.units, np.int32) for layer in paths.table.layers})
-        self._paths, self._live, self._pace, self._line, self._clock = paths, live, pace, line, clock
+        self._paths, self._live, self._writes, self._line, self._clock = paths, live, writes, line, clock
         self._before_write = before_write
         self._snap = snap
         self._due_s = self._next_s = self._begun_s = 0.0
-        self._budget = pace.writes.bytes_per_increment
+        self._budget = writes.bytes_per_increment
         self._ahead: Iterator[tuple[int, int, int]] | None = None
 
     @property
@@ -270,21 +271,21 @@ class Walker(Helm):
     def _set_out(self, walk: Walk, now_s: float) -> None:
         """Begin to write along the present way; the first increment is due at once."""
         self._due_s = self._next_s = now_s
-        self._budget = self._pace.writes.bytes_per_increment
-        self._physical = np.concatenate([[0.0], self._pace.physical_of(walk.way.chunks, self._paths.table).cumsum()])
-        self._ahead = increments(walk.way.chunks, self._paths.table, lambda: self._budget, walk.position)
+        self._budget = self._writes.bytes_per_increment
+        self._ahead = split(walk.way.chunks, self._paths.table, self._writes, lambda: self._budget, walk.position)
 
     def _write(self, walk: Walk, now_s: float, begin: int, end: int, size: int) -> None:
         # As the controller does: a walk that was held up does not make up for it by writing faster.
-        self._due_s = max(self._due_s, now_s - self._pace.interval_s) + self._pace.interval_s
+        interval = interval_s(self._writes)
+        self._due_s = max(self._due_s, now_s - interval) + interval
         table, chunks = self._paths.table, walk.way.chunks
         increment = Increment.gather(table, chunks, begin, end)
-        physical = float(self._physical[end] - self._physical[begin])
-        seconds = self._pace.seconds(physical)
+        physical = size * mean_writes(self._writes)
+        seconds = write_seconds(physical, self._writes)
         self._before_write()
         self._live.bank.write(increment)
         done_s = self._line.job(now_s, seconds)
-        if seconds * 1e3 > self._pace.writes.stall_budget_ms:
+        if seconds * 1e3 > self._writes.stall_budget_ms:
             self._budget = max(1, self._budget // 2)
         walk.advance(end, size, back=False)
         self.ledger.write(now_s, size, physical, seconds)
@@ -301,7 +302,7 @@ class Replacer:
         bundle: The plan.
         paths: States of the modes.
         mode: Where to begin.
-        pace: The device's.
+        writes: The device's limits.
         line: The callers' line.
         clock: Virtual seconds.
         before_write: Called before what answers changes.
@@ -316,7 +317,7 @@ class Replacer:
         bundle: Bundle,
         paths: Paths,
         mode: str,
-        pace: Pace,
+        writes: Writes,
         line: Line,
         clock: Callable[[], float],
         before_write: Callable[[], None],
@@ -327,7 +328,7 @@ class Replacer:
         self.mode = mode
         self.phase = Phase.IDLE
         self.ledger = Ledger(wear={layer.name: np.zeros(layer.units, np.int32) for layer in paths.table.layers})
-        self._name, self._bundle, self._paths, self._pace, self._line = name, bundle, paths, pace, line
+        self._name, self._bundle, self._paths, self._writes, self._line = name, bundle, paths, writes, line
         self._clock, self._make, self._gap, self._snap = clock, make, gap, snap
         self._before_write = before_write
         self._answers = mode
@@ -425,18 +426,18 @@ class Replacer:
     def _set_out(self, operation: Operation) -> None:
         self._current = operation
         left = sum(self.bytes_to(operation.target))
-        budget = self._pace.writes.bytes_per_increment
+        budget = self._writes.bytes_per_increment
         self._sizes = [budget] * (left // budget) + ([left % budget] if left % budget else [])
         self._done = 0
         self._next_s = self._due_s = self._clock()
 
     def _write(self, operation: Operation, now_s: float) -> None:
-        pace = self._pace
+        writes, interval = self._writes, interval_s(self._writes)
         if self._gap:
             # All in one go, since nobody can be answered before the end; at the pace that the memory takes.
             size = sum(self._sizes)
-            physical = pace.physical(size)
-            seconds = max(pace.seconds(physical), (len(self._sizes) - 1) * pace.interval_s)
+            physical = rounded(size, writes) * mean_writes(writes)
+            seconds = max(write_seconds(physical, writes), (len(self._sizes) - 1) * interval)
             self._next_s = self._line.job(now_s, seconds)
             self._done = len(self._sizes)
             self._before_write()
@@ -445,11 +446,11 @@ class Replacer:
             operation.advance(1.0)
             return
         size = self._sizes[self._done]
-        physical = pace.physical(size)
-        seconds = pace.seconds(physical)
-        self._due_s = max(self._due_s, now_s - pace.interval_s) + pace.interval_s
+        physical = rounded(size, writes) * mean_writes(writes)
+        seconds = write_seconds(physical, writes)
+        self._due_s = max(self._due_s, now_s - interval) + interval
         # A device that computes nothing while it writes keeps callers out; on others the copy is made beside them.
-        quiet = pace.writes.quiesce_required
+        quiet = writes.quiesce_required
         done_s = self._line.job(now_s, seconds) if quiet else now_s + seconds
         self.ledger.write(now_s, size, physical, seconds if quiet else 0.0)
         self._done += 1

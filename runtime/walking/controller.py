@@ -9,7 +9,7 @@ from functools import partial
 from device_profiles.schema import Writes
 from runtime.errors import Busy, Closed, JournalError, NoThread
 from runtime.memory.recorder import Recorder
-from runtime.plan.costs import budget_bytes, retried_bytes, split, write_seconds
+from runtime.plan.costs import budget_bytes, interval_s, retried_bytes, split, write_seconds
 from runtime.walking.allocator import give_back
 from runtime.walking.bank import Increment, Retries
 from runtime.walking.behind import behind
@@ -210,7 +210,7 @@ class Controller(Helm):
         """Write increments while ``phase`` lasts; True when the last one is written."""
         table, chunks, ask_every = self._plan.table, walk.way.chunks, self._guard_every
         writes = self._writes
-        interval, due, free = 1.0 / writes.increments_per_second, time.monotonic(), 0.0
+        interval, due, free = interval_s(writes), time.monotonic(), 0.0
         self._budget = budget_bytes(writes)
         ahead = split(chunks, table, writes, lambda: self._budget, walk.position)
         for number, (begin, end, size) in enumerate(ahead, 1):

@@ -11,7 +11,6 @@ import geoshift
 from runtime.simulation import ByHand, simulate_trace
 from runtime.simulation.arrivals import Clock
 from runtime.simulation.line import Line
-from runtime.simulation.pace import Pace
 from runtime.simulation.paths import paths_of
 from runtime.simulation.walking import Walker
 from runtime.walking.bank import InPlaceBank
@@ -89,7 +88,7 @@ def test_a_walk_that_turns_writes_what_a_live_one_writes(plan, stage, states):
     device = profile(**CALM, writes__bytes_per_increment=400)
     bank = InPlaceBank(paths.table, paths.states["C1"], stage.session.bind)
     walker = Walker(
-        paths, LiveRunner(stage.session, bank), "C1", Pace(device.writes), Line(8), clock, lambda: None, snap=False
+        paths, LiveRunner(stage.session, bank), "C1", device.writes, Line(8), clock, lambda: None, snap=False
     )
     operation = walker.switch("C2")
     there = next(place for place in range(1, len(live)) if live[place] in live[:place] or place == len(live) - 1)
