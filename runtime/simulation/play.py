@@ -12,19 +12,24 @@ from device_profiles import Profile
 from device_profiles.schema import Writes
 from runtime.device.succession import default_mode, macs_of
 from runtime.plan.bundle import Bundle
+from runtime.plan.fit import Policy
 from runtime.simulation.answers import AnswerBook
 from runtime.simulation.arrivals import Clock, Times
 from runtime.simulation.device import VirtualDevice
 from runtime.simulation.latency import LIVE
 from runtime.simulation.line import Line
+from runtime.simulation.mover import Mover
 from runtime.simulation.paths import Paths, Place
+from runtime.simulation.questions import SLOWER, Questions
+from runtime.simulation.replacing import Replacer
 from runtime.simulation.room import Room
 from runtime.simulation.trace import ByHand, Held, Trace
-from runtime.simulation.walking import Mover, Replacer, Walker
-from runtime.walking.bank import InPlaceBank
+from runtime.simulation.walking import Walker
+from runtime.walking.bank import InPlaceBank, ShadowBank
 from runtime.walking.engine import LiveRunner, Runner
+from runtime.walking.net import DeployedPlan
 from runtime.walking.rows import State
-from runtime.walking.session import Session
+from runtime.walking.session import Session, Weights
 
 AT_ONCE = ("flip", "reload")
 
@@ -39,6 +44,8 @@ class Cast:
         book: Answers that are known.
         latency_s: Mode, and ``live``, to the seconds of one answer.
         order: Modes, that of lowest power first.
+        policy: How weights are held that are walked.
+        verdicts: What canary and guard are known to say.
     """
 
     bundle: Bundle
@@ -46,6 +53,8 @@ class Cast:
     book: AnswerBook
     latency_s: Mapping[str, float]
     order: tuple[str, ...]
+    policy: Policy
+    verdicts: dict[tuple[str, Place], str]
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,8 @@ class _Stage:
         self._macs = macs_of(cast.bundle.manifest)
         self._dense = cast.bundle.manifest.modes[0].name
         self._poll_s = profile.poll_s
-        self._clock, self._line = Clock(), Line(profile.queue_limit)
+        # Taking turns, so many may wait for the one that is answered; else so many may be answered at once.
+        self._clock, self._line = Clock(), Line(profile.queue_limit - (cast.policy == "shadow"))
         begin, snap = default_mode(cast.bundle.manifest, profile), profile.bank.snap
         self._made: dict[str, Runner] = {}
         self._mover: Mover
@@ -137,9 +147,13 @@ class _Stage:
                 gap=room.gap, snap=snap,
             )  # fmt: skip
         else:
-            live = self._live_at(paths.states[begin])
-            self._mover = Walker(paths, live, begin, writes, self._line, self._clock, self._look_up, snap)
-        self._device = VirtualDevice(cast.bundle, profile, trace, self._mover, self._clock)
+            live = self._live_at(paths.states[begin], ShadowBank if cast.policy == "shadow" else InPlaceBank)
+            questions = Questions(
+                DeployedPlan(cast.bundle, profile, cast.policy), cast.latency_s, self._macs, cast.verdicts, name,
+                every=profile.guard.canary_every_increments, snap=snap, trusting=name == "plain",
+            )  # fmt: skip
+            self._mover = Walker(paths, live, begin, writes, self._line, self._clock, self._look_up, questions, snap)
+        self._device = VirtualDevice(cast.bundle, profile, cast.policy, trace, self._mover, self._clock)
         count = len(times)
         self._latency_s = np.full(count, np.nan)
         self._label = np.full(count, -1, np.int32)
@@ -167,7 +181,7 @@ class _Stage:
             if now_s >= trace.seconds:
                 break
             clock.now_s = now_s
-            due_s, found = mover.due_s(), (mover.place, mover.dense)
+            due_s, found = mover.due_s(), (mover.place, mover.dense, mover.asking)
             if told_s is not None and told_s <= now_s:
                 one = script[told]
                 told += 1
@@ -183,11 +197,11 @@ class _Stage:
                 self._serve_until(now_s, *found)
                 mover.advance(now_s)
                 device.settle()
-            if (mover.place, mover.dense) != found:
+            if (mover.place, mover.dense, mover.asking) != found:
                 # Whoever came before this moment met what was there then.
                 self._serve_until(now_s, *found)
                 self._note(now_s)
-        self._serve_until(trace.seconds, mover.place, mover.dense)
+        self._serve_until(trace.seconds, mover.place, mover.dense, mover.asking)
         clock.now_s = trace.seconds
         self._look_up()
         mover.stop(trace.seconds)
@@ -200,8 +214,10 @@ class _Stage:
             self._mode_s, len(self._device.conflicts), self._visited,
         )  # fmt: skip
 
-    def _live_at(self, state: State) -> LiveRunner:
-        return LiveRunner(self._cast.session, InPlaceBank(self._paths.table, state, self._cast.session.bind))
+    def _live_at(
+        self, state: State, bank: type[InPlaceBank[Weights] | ShadowBank[Weights]] = InPlaceBank
+    ) -> LiveRunner:
+        return LiveRunner(self._cast.session, bank(self._paths.table, state, self._cast.session.bind))
 
     def _make(self, mode: str) -> Runner:
         """What answers at a mode, for strategies that write nothing in place."""
@@ -209,14 +225,14 @@ class _Stage:
             self._made[mode] = self._live_at(self._paths.states[mode])
         return self._made[mode]
 
-    def _serve_until(self, now_s: float, place: Place, dense: bool) -> None:
+    def _serve_until(self, now_s: float, place: Place, dense: bool, asking: bool) -> None:
         """Let the requests before a moment into the line, which find a state and a graph."""
         low, high = self._served, int(np.searchsorted(self._times, now_s, side="left"))
         if low == high:
             return
         self._served = high
         order = self._cast.order
-        service_s = self._cast.latency_s[LIVE if dense else place[0]]
+        service_s = self._cast.latency_s[LIVE if dense else place[0]] * (SLOWER if asking else 1.0)
         self._latency_s[low:high] = self._line.serve(self._times[low:high], service_s)
         self._answer_macs[low:high] = self._macs[self._dense if dense else place[0]]
         if place[0] != place[1]:

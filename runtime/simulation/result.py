@@ -105,6 +105,8 @@ class StrategyOutcome(Struct, frozen=True, kw_only=True):
     switches: int
     turned: int
     """Switches that turned to another mode on the way."""
+    rolled_back: int
+    """Switches that went back, as the canary at their end or the guard on the way was not content."""
     conflicts: int
     """Requests for a mode that were refused."""
     longest_stall_ms: float
@@ -157,6 +159,8 @@ class TraceResult(Struct, frozen=True, kw_only=True):
     bytes_per_increment: int
     increments_per_second: float
     second_copy: bool
+    policy: str
+    """How weights are held that are walked: in-place or shadow."""
     latency_ms: dict[str, float]
     """Mode to the time of one answer; ``live`` for the dense graph on weights that move."""
     latency_source: str

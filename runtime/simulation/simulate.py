@@ -15,7 +15,8 @@ from device_profiles.schema import Writes
 from runtime.device.succession import macs_of
 from runtime.errors import BundleError
 from runtime.plan.bundle import Bundle
-from runtime.plan.fit import check_profile_modes
+from runtime.plan.costs import wanted_policy
+from runtime.plan.fit import Policy, check_profile_modes, resolved
 from runtime.plan.graphs import live_session
 from runtime.sensing.energy import by_power
 from runtime.simulation.answers import AnswerBook, Labels
@@ -23,7 +24,7 @@ from runtime.simulation.arrivals import request_times
 from runtime.simulation.choosing import choose
 from runtime.simulation.device import with_triggers
 from runtime.simulation.latency import check_latency, latency_of_profile, measure_latency
-from runtime.simulation.paths import Paths, paths_of
+from runtime.simulation.paths import Paths, Place, paths_of
 from runtime.simulation.play import Cast, Played, family_of, play
 from runtime.simulation.result import Assumption, StrategyOutcome, TraceResult
 from runtime.simulation.room import room_for
@@ -48,12 +49,14 @@ class Stage:
         session: Its live network.
         book: Answers by state.
         paths: Strategy to what it writes.
+        verdicts: What canary and guard say, by question and state.
     """
 
     bundle: Bundle
     session: Session
     book: AnswerBook
     paths: dict[str, Paths] = field(default_factory=dict)
+    verdicts: dict[tuple[str, Place], str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bundle: Bundle, threads: int = 1) -> Stage:
@@ -79,6 +82,7 @@ def simulate_trace(
     bytes_per_increment: int | None = None,
     increments_per_second: float | None = None,
     second_copy: bool | None = None,
+    policy: str | None = None,
     rate: float = 1.0,
     window_s: float | None = None,
     series: bool = True,
@@ -103,6 +107,7 @@ def simulate_trace(
         bytes_per_increment: Write budget in place of the profile's.
         increments_per_second: Pace in place of the profile's.
         second_copy: Whether a second copy of weights can be held, in place of what the profile says.
+        policy: ``auto``, ``in-place`` or ``shadow``, in place of the profile's; ``persistent`` is played as in-place.
         rate: Factor on how often requests come.
         window_s: Length of the windows of time; None for 60 of them, or fewer where few requests come.
         series: Whether the result holds the windows.
@@ -121,9 +126,10 @@ def simulate_trace(
     latency, source = _latency(bundle, profile, latency_s, latency_source)
     device, whose = with_triggers(profile, trace, bundle)
     order = by_power(macs_of(bundle.manifest))
-    cast = Cast(bundle, stage.session, stage.book, latency, order)
     writes = _replaced(profile.writes, bytes_per_increment, increments_per_second)
     copy = profile.memory.second_copy if second_copy is None else second_copy
+    held = _policy(bundle, profile, policy, second_copy=copy)
+    cast = Cast(bundle, stage.session, stage.book, latency, order, held, stage.verdicts)
     # One stream for each kind of chance, so that another rate does not draw other samples at the same times.
     arrivals, drawn = (np.random.default_rng([seed, stream]) for stream in (1, 2))
     times = request_times(trace, arrivals, rate)
@@ -135,7 +141,7 @@ def simulate_trace(
     left_out: dict[str, str] = {}
     for name in DEFAULT if strategies is None else strategies:
         step(name)
-        room = room_for(name, bundle, profile, second_copy=copy)
+        room = room_for(name, bundle, profile, second_copy=copy, policy=held)
         if why := why_not(bundle, name) or room.why_not:
             left_out[name] = why
             continue
@@ -174,6 +180,7 @@ def simulate_trace(
         bytes_per_increment=writes.bytes_per_increment,
         increments_per_second=writes.increments_per_second,
         second_copy=copy,
+        policy=held,
         latency_ms={name: seconds * 1e3 for name, seconds in latency.items()},
         latency_source=source,
         window_s=window,
@@ -188,6 +195,16 @@ def _replaced(writes: Writes, bytes_per_increment: int | None, increments_per_se
     """Write limits, some of them given for a simulation."""
     given = {"bytes_per_increment": bytes_per_increment, "increments_per_second": increments_per_second}
     return structs.replace(writes, **{name: value for name, value in given.items() if value is not None})
+
+
+def _policy(bundle: Bundle, profile: Profile, policy: str | None, *, second_copy: bool) -> Policy:
+    """How weights are held that are walked, as a network decides when it is opened."""
+    origin = f"{bundle.path} on {profile.name}"
+    device = structs.replace(profile, memory=structs.replace(profile.memory, second_copy=second_copy))
+    wanted = wanted_policy(device, policy, origin) or device.bank.policy
+    if wanted not in ("auto", "in-place", "shadow", "persistent"):
+        raise BundleError(f"{origin}: policy: found {wanted!r}, expected auto, in-place, shadow or persistent")
+    return "shadow" if resolved(bundle, device, wanted) == "shadow" else "in-place"
 
 
 class _ModeAnswers:
