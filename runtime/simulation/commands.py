@@ -25,6 +25,10 @@ Latency = Annotated[
         "milliseconds by mode."
     ),
 ]
+Policy = Annotated[
+    str | None,
+    typer.Option(help="auto, in-place or shadow, in place of the profile's. With --trace.", metavar="POLICY"),
+]
 MOST_LATENCY_BYTES = 64 * 1024
 
 
@@ -55,6 +59,7 @@ def simulate(
         bool | None,
         typer.Option("--second-copy/--no-second-copy", help="With --trace: in place of the profile's word."),
     ] = None,
+    policy: Policy = None,
     latency: Latency = "profile",
     rate: Annotated[
         float, typer.Option(min=1e-3, max=1e3, help="With --trace: factor on how often requests come.")
@@ -83,14 +88,17 @@ def simulate(
     if output is not None:
         check_available(output)
     if trace is None:
-        if increments_per_second is not None or second_copy is not None or latency != "profile" or rate != 1:
-            raise typer.BadParameter("--increments-per-second, --second-copy, --latency and --rate need a --trace")
+        given = increments_per_second, second_copy, policy
+        if given != (None, None, None) or latency != "profile" or rate != 1:
+            raise typer.BadParameter(
+                "--increments-per-second, --second-copy, --policy, --latency and --rate need a --trace"
+            )
         plan = read(bundle)
         device = chosen(profile, plan.profile, overrides)
         check_bundle(plan, device)
         _states(plan, device, names, bytes_per_increment, output, seed, as_json)
         return
-    from runtime.simulation.simulate import DEFAULT, simulate_trace
+    from runtime.simulation.simulate import DEFAULT, STEPS, simulate_trace
     from runtime.simulation.trace import load_trace
 
     played = load_trace(trace)
@@ -99,12 +107,12 @@ def simulate(
     check_bundle(plan, device)
     names = DEFAULT if names is None else names
     with stages() as bar:
-        bar.stage(f"Playing {played.name}", len(names))
+        bar.stage(f"Playing {played.name}", STEPS * len(names))
         result = simulate_trace(
             plan, device, played, names, seed=seed, latency_s=_latency(plan, device, latency), rate=rate,
             latency_source="measured on this machine" if latency == "measured" else f"given, {latency}",
             bytes_per_increment=bytes_per_increment, increments_per_second=increments_per_second,
-            second_copy=second_copy, step=bar.step,
+            second_copy=second_copy, policy=policy, step=bar.step,
         )  # fmt: skip
     if as_json:
         print_json(msgspec.to_builtins(result))
@@ -140,6 +148,7 @@ def sweep(
     strategies: Annotated[str, typer.Option(help="Comma-separated strategies.")] = "planned,naive,flip,reload",
     devices: Annotated[int, typer.Option(min=1, max=1_000_000, help="Devices of each case.")] = 100,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes.")] = 1,
+    policy: Policy = None,
     latency: Latency = "profile",
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     as_json: AsJson = False,
@@ -172,7 +181,7 @@ def sweep(
             cases += [
                 Case(
                     bundle=str(path), profile=device, trace=one, latency_s=times, bytes_per_increment=size,
-                    increments_per_second=pace, second_copy=second_copy,
+                    increments_per_second=pace, second_copy=second_copy, policy=policy,
                 )
                 for one in traces
                 for size, pace in budgets

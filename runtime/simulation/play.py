@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,7 @@ class Played:
         latency_s: Seconds to the answer, NaN where refused; float64 [N].
         label: Answer of each request, -1 where refused; int32 [N].
         mixed: Whether it was answered in a state that is neither end of a transition; bool [N].
+        under_way: Whether it came while a switch was under way, the canary's questions included; bool [N].
         ends: Of a mixed state, places in the order of power of the modes at its two ends; int16 [N, 2].
         macs: Multiply-accumulates of each answer; int64 [N].
         mover: The network as it stands at the end, and what writing cost.
@@ -77,6 +79,7 @@ class Played:
     latency_s: NDArray[np.float64]
     label: NDArray[np.int32]
     mixed: NDArray[np.bool_]
+    under_way: NDArray[np.bool_]
     ends: NDArray[np.int16]
     macs: NDArray[np.int64]
     mover: Mover
@@ -84,6 +87,15 @@ class Played:
     mode_s: dict[str, float]
     conflicts: int
     visited: list[Place]
+
+
+class _Seen(NamedTuple):
+    """What requests meet."""
+
+    place: Place
+    dense: bool
+    asking: bool
+    under_way: bool
 
 
 def play(
@@ -97,6 +109,7 @@ def play(
     samples: NDArray[np.int64],
     writes: Writes,
     room: Room,
+    tell: Callable[[float], None] = lambda now_s: None,
 ) -> Played:
     """Play a trace with one strategy.
 
@@ -110,9 +123,10 @@ def play(
         samples: Which held-out sample each asks about, int64 [N].
         writes: Write limits.
         room: Its memory.
+        tell: Called with the virtual time, again and again.
     """
     stage = _Stage(name, cast, profile, trace, paths, times, samples, writes, room)
-    stage.run()
+    stage.run(tell)
     return stage.played()
 
 
@@ -158,6 +172,7 @@ class _Stage:
         self._latency_s = np.full(count, np.nan)
         self._label = np.full(count, -1, np.int32)
         self._mixed = np.zeros(count, np.bool_)
+        self._under_way = np.zeros(count, np.bool_)
         self._ends = np.zeros((count, 2), np.int16)
         self._answer_macs = np.zeros(count, np.int64)
         self._served = 0
@@ -168,7 +183,7 @@ class _Stage:
         self._reached, self._reached_s = begin, 0.0
         self._visited = [self._mover.place]
 
-    def run(self) -> None:
+    def run(self, tell: Callable[[float], None]) -> None:
         """Play to the end of the trace."""
         trace, clock, mover, device = self._trace, self._clock, self._mover, self._device
         script: Sequence[ByHand | Held] = sorted((*trace.manual, *trace.holds), key=lambda one: one.at_s)
@@ -178,10 +193,11 @@ class _Stage:
             moments = (trace.seconds, told_s, poll_at_s, device.next_s(), mover.due_s())
             # What has ended already is looked at once more now, not in the past.
             now_s = max(min(at_s for at_s in moments if at_s is not None), clock.now_s)
+            tell(min(now_s, trace.seconds))
             if now_s >= trace.seconds:
                 break
             clock.now_s = now_s
-            due_s, found = mover.due_s(), (mover.place, mover.dense, mover.asking)
+            due_s, found = mover.due_s(), self._seen()
             if told_s is not None and told_s <= now_s:
                 one = script[told]
                 told += 1
@@ -194,14 +210,14 @@ class _Stage:
                 while poll_at_s <= now_s:
                     poll_at_s += self._poll_s if device.polls else trace.seconds
             else:
-                self._serve_until(now_s, *found)
+                self._serve_until(now_s, found)
                 mover.advance(now_s)
                 device.settle()
-            if (mover.place, mover.dense, mover.asking) != found:
+            if self._seen() != found:
                 # Whoever came before this moment met what was there then.
-                self._serve_until(now_s, *found)
+                self._serve_until(now_s, found)
                 self._note(now_s)
-        self._serve_until(trace.seconds, mover.place, mover.dense, mover.asking)
+        self._serve_until(trace.seconds, self._seen())
         clock.now_s = trace.seconds
         self._look_up()
         mover.stop(trace.seconds)
@@ -210,8 +226,8 @@ class _Stage:
     def played(self) -> Played:
         """What happened."""
         return Played(
-            self._latency_s, self._label, self._mixed, self._ends, self._answer_macs, self._mover, self._stands,
-            self._mode_s, len(self._device.conflicts), self._visited,
+            self._latency_s, self._label, self._mixed, self._under_way, self._ends, self._answer_macs, self._mover,
+            self._stands, self._mode_s, len(self._device.conflicts), self._visited,
         )  # fmt: skip
 
     def _live_at(
@@ -225,8 +241,13 @@ class _Stage:
             self._made[mode] = self._live_at(self._paths.states[mode])
         return self._made[mode]
 
-    def _serve_until(self, now_s: float, place: Place, dense: bool, asking: bool) -> None:
+    def _seen(self) -> _Seen:
+        mover = self._mover
+        return _Seen(mover.place, mover.dense, mover.asking, mover.due_s() is not None)
+
+    def _serve_until(self, now_s: float, found: _Seen) -> None:
         """Let the requests before a moment into the line, which find a state and a graph."""
+        place, dense, asking, under_way = found
         low, high = self._served, int(np.searchsorted(self._times, now_s, side="left"))
         if low == high:
             return
@@ -235,6 +256,7 @@ class _Stage:
         service_s = self._cast.latency_s[LIVE if dense else place[0]] * (SLOWER if asking else 1.0)
         self._latency_s[low:high] = self._line.serve(self._times[low:high], service_s)
         self._answer_macs[low:high] = self._macs[self._dense if dense else place[0]]
+        self._under_way[low:high] = under_way
         if place[0] != place[1]:
             self._mixed[low:high] = True
             self._ends[low:high] = (order.index(place[0]), order.index(place[1]))

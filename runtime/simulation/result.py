@@ -40,6 +40,14 @@ class Worst(Struct, frozen=True, kw_only=True):
     """Right answers of the dense network less right answers given, over the answers, in percentage points."""
 
 
+class Latency(Struct, frozen=True, kw_only=True):
+    """From request to answer, waiting included, over the answers of a kind."""
+
+    answered: int
+    p50_ms: float
+    p99_ms: float
+
+
 class Energy(Struct, frozen=True, kw_only=True):
     """Joules, as the profile's figures say; None for a part that it has no figure of."""
 
@@ -86,6 +94,10 @@ class StrategyOutcome(Struct, frozen=True, kw_only=True):
     p50_ms: float
     p99_ms: float
     longest_ms: float
+    at_rest: Latency | None
+    """Of requests that came while no switch was under way; None if none did."""
+    under_way: Latency | None
+    """Of those that came while one was, the canary's questions included."""
     mean_macs: float
     """Multiply-accumulates of an answer, on average."""
     energy: Energy

@@ -38,6 +38,10 @@ from runtime.walking.session import Session
 ALL = (PLANNED, *STRATEGIES)
 DEFAULT = (PLANNED, "ordered", "zero-first", "naive", "flip", "reload")
 """What is played unless somebody asks for more."""
+STEPS = 10
+"""Parts of a trace after which those who wait are told how far it is."""
+MOST_PATH_BYTES = 64 * 1024 * 1024
+"""Rows of strategies that are kept: those of a ramp take ten times the weights that move."""
 
 
 @dataclass
@@ -48,7 +52,7 @@ class Stage:
         bundle: The plan.
         session: Its live network.
         book: Answers by state.
-        paths: Strategy to what it writes.
+        paths: Strategy to what it writes, the one that was asked for last at the end.
         verdicts: What canary and guard say, by question and state.
     """
 
@@ -64,10 +68,13 @@ class Stage:
         return cls(bundle, live_session(bundle, threads), AnswerBook(bundle.evaluation))
 
     def of_strategy(self, name: str) -> Paths:
-        """What a strategy writes; compiled once."""
-        if name not in self.paths:
-            self.paths[name] = paths_of(self.bundle, name)
-        return self.paths[name]
+        """What a strategy writes; compiled once, or again where rows are large."""
+        found = self.paths.pop(name, None) or paths_of(self.bundle, name)
+        own = sum(rows.nbytes for rows in self.bundle.table.pool.values())
+        while self.paths and sum(one.own_bytes - own for one in (found, *self.paths.values())) > MOST_PATH_BYTES:
+            self.paths.pop(next(iter(self.paths)))
+        self.paths[name] = found
+        return found
 
 
 def simulate_trace(
@@ -112,7 +119,7 @@ def simulate_trace(
         window_s: Length of the windows of time; None for 60 of them, or fewer where few requests come.
         series: Whether the result holds the windows.
         stage: What was opened of this plan before.
-        step: Called with each strategy before it is played.
+        step: Called ``STEPS`` times with each strategy and how far it is, as its trace is played.
         keep: Called with each strategy and all that happened.
 
     Raises:
@@ -140,10 +147,11 @@ def simulate_trace(
     outcomes: dict[str, StrategyOutcome] = {}
     left_out: dict[str, str] = {}
     for name in DEFAULT if strategies is None else strategies:
-        step(name)
         room = room_for(name, bundle, profile, second_copy=copy, policy=held)
         if why := why_not(bundle, name) or room.why_not:
             left_out[name] = why
+            for _ in range(STEPS):
+                step(name)
             continue
         played = play(
             name,
@@ -155,6 +163,7 @@ def simulate_trace(
             samples=samples,
             writes=writes,
             room=room,
+            tell=_Teller(step, name, trace.seconds),
         )
         if keep is not None:
             keep(name, played)
@@ -165,6 +174,7 @@ def simulate_trace(
             mode_right={place: modes.labels(order[place]) == truth for place in ends.tolist()},
             window_s=window, series=series,
         )  # fmt: skip
+        del played  # of a large network, it holds two copies of the weights
     return TraceResult(
         trace=trace.name,
         description=trace.description,
@@ -205,6 +215,20 @@ def _policy(bundle: Bundle, profile: Profile, policy: str | None, *, second_copy
     if wanted not in ("auto", "in-place", "shadow", "persistent"):
         raise BundleError(f"{origin}: policy: found {wanted!r}, expected auto, in-place, shadow or persistent")
     return "shadow" if resolved(bundle, device, wanted) == "shadow" else "in-place"
+
+
+class _Teller:
+    """Tells whoever waits how far a trace is played."""
+
+    def __init__(self, step: Callable[[str], None], name: str, seconds: float) -> None:
+        self._step, self._name, self._seconds = step, name, seconds
+        self._told = 0
+
+    def __call__(self, now_s: float) -> None:
+        """So far it is."""
+        while self._told < STEPS and now_s >= self._told * self._seconds / STEPS:
+            self._step(f"{self._name}, {self._told * self._seconds / STEPS:,.0f} of {self._seconds:,.0f} s")
+            self._told += 1
 
 
 class _ModeAnswers:

@@ -45,6 +45,7 @@ class Case(Struct, frozen=True, kw_only=True):
         bytes_per_increment: Write budget in place of the profile's.
         increments_per_second: Pace in place of the profile's.
         second_copy: Whether a second copy can be held, in place of what the profile says.
+        policy: How weights are held that are walked, in place of the profile's.
     """
 
     bundle: str
@@ -54,6 +55,7 @@ class Case(Struct, frozen=True, kw_only=True):
     bytes_per_increment: int | None = None
     increments_per_second: float | None = None
     second_copy: bool | None = None
+    policy: str | None = None
 
 
 class Spread(Struct, frozen=True, kw_only=True):
@@ -80,6 +82,7 @@ class StrategySweep(Struct, frozen=True, kw_only=True):
     gained: int
     bytes_written: int
     switches: int
+    rolled_back: int
     walking_s: float
     total_j: float | None
     harmed_per_1000: Spread
@@ -95,6 +98,7 @@ class CaseSweep(Struct, frozen=True, kw_only=True):
     bytes_per_increment: int
     increments_per_second: float
     second_copy: bool
+    policy: str
     devices: int
     strategies: dict[str, StrategySweep]
     left_out: dict[str, str]
@@ -111,6 +115,7 @@ class SweepResult(Struct, frozen=True, kw_only=True):
 
 _SUMS: Final = (
     "requests", "harmed", "wrong_by_transition", "late", "refused", "lost", "gained", "bytes_written", "switches",
+    "rolled_back",
 )  # fmt: skip
 
 
@@ -134,6 +139,7 @@ class _Parts(Struct, frozen=True, kw_only=True):
     bytes_per_increment: int
     increments_per_second: float
     second_copy: bool
+    policy: str
 
 
 class _Sum:
@@ -213,6 +219,7 @@ def sweep(
                 bytes_per_increment=head.bytes_per_increment,
                 increments_per_second=head.increments_per_second,
                 second_copy=head.second_copy,
+                policy=head.policy,
                 devices=devices,
                 strategies={name: one.result() for name, one in own.items()},
                 left_out=head.left_out,
@@ -263,7 +270,7 @@ def _play(number: int, case: Case, first: int, last: int, strategies: tuple[str,
         result = simulate_trace(
             stage.bundle, case.profile, trace, strategies, seed=own_seed, latency_s=case.latency_s, rate=rate,
             bytes_per_increment=case.bytes_per_increment, increments_per_second=case.increments_per_second,
-            second_copy=case.second_copy, series=False, stage=stage,
+            second_copy=case.second_copy, policy=case.policy, series=False, stage=stage,
         )  # fmt: skip
         left_out |= result.left_out
         for name, outcome in result.strategies.items():
@@ -283,6 +290,7 @@ def _play(number: int, case: Case, first: int, last: int, strategies: tuple[str,
         bytes_per_increment=result.bytes_per_increment,
         increments_per_second=result.increments_per_second,
         second_copy=result.second_copy,
+        policy=result.policy,
     )
 
 

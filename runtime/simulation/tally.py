@@ -12,7 +12,7 @@ from device_profiles import Profile
 from device_profiles.schema import Writes
 from runtime.plan.costs import mean_writes
 from runtime.simulation.play import Played
-from runtime.simulation.result import Energy, Series, StrategyOutcome, Worst
+from runtime.simulation.result import Energy, Latency, Series, StrategyOutcome, Worst
 from runtime.simulation.room import Room
 from runtime.simulation.trace import Trace
 
@@ -103,6 +103,8 @@ def tally(
         p50_ms=_percentile(given_ms, 50),
         p99_ms=_percentile(given_ms, 99),
         longest_ms=float(given_ms.max()) if len(given_ms) else 0.0,
+        at_rest=_latency(played.latency_s[~played.under_way]),
+        under_way=_latency(played.latency_s[played.under_way]),
         mean_macs=int(played.macs[answered].sum()) / total,
         energy=energy,
         total_j=energy.total_j,
@@ -133,6 +135,13 @@ def _takes_turns(played: Played) -> bool:
 
 def _percentile(values: NDArray[np.float64], share: float) -> float:
     return float(np.percentile(values, share)) if len(values) else 0.0
+
+
+def _latency(seconds: NDArray[np.float64]) -> Latency | None:
+    given_ms = seconds[~np.isnan(seconds)] * 1e3
+    if not len(given_ms):
+        return None
+    return Latency(answered=len(given_ms), p50_ms=_percentile(given_ms, 50), p99_ms=_percentile(given_ms, 99))
 
 
 def _energy(profile: Profile, seconds: float, macs: int, physical: float) -> Energy:
