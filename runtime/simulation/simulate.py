@@ -69,11 +69,12 @@ class Stage:
 
     def of_strategy(self, name: str) -> Paths:
         """What a strategy writes; compiled once, or again where rows are large."""
-        found = self.paths.pop(name, None) or paths_of(self.bundle, name)
+        found = self.paths.pop(name, None)
         own = sum(rows.nbytes for rows in self.bundle.table.pool.values())
-        while self.paths and sum(one.own_bytes - own for one in (found, *self.paths.values())) > MOST_PATH_BYTES:
+        # Before others are made: two ramps of a large network at once would be much.
+        while self.paths and sum(one.own_bytes - own for one in self.paths.values()) > MOST_PATH_BYTES:
             self.paths.pop(next(iter(self.paths)))
-        self.paths[name] = found
+        found = self.paths[name] = found or paths_of(self.bundle, name)
         return found
 
 
