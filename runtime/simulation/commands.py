@@ -125,7 +125,8 @@ def simulate(
     if output is not None:
         from runtime.simulation.page import write_page
 
-        err.print(f"Page: {plain(write_page(output, plan, played, result))}", soft_wrap=True)
+        page = write_page(output, plan, played, result, guard=device.guard.canary_every_increments)
+        err.print(f"Page: {plain(page)}", soft_wrap=True)
 
 
 def sweep(
@@ -297,10 +298,11 @@ def _latency(plan: Any, profile: Profile, wanted: str) -> dict[str, float] | Non
 def trace_table(data: dict[str, Any]) -> Table:
     """Strategies side by side, in the order they were played."""
     table = Table(
-        "strategy", "harmed", "wrong", "missed", "lost", "p99", "written", "weights", "switching",
+        "strategy", "harmed", "wrong", "missed", "back", "lost", "p99", "written", "weights", "switching",
         title=f"{plain(data['trace'])} on {plain(data['profile'])}: {data['seconds']:g} s, seed {data['seed']}; C1 "
         f"answers {data['dense_accuracy']:.2%} right",
-        caption="harmed: wrong because of the transition, or missed (late or refused); lost: points against C1",
+        caption="harmed: wrong because of the transition, or missed (late or refused); back: "
+        "switches that the canary or the guard sent back; lost: points against C1",
         title_justify="left", caption_justify="left", box=None,
     )  # fmt: skip
     for name, one in data["strategies"].items():
@@ -310,6 +312,7 @@ def trace_table(data: dict[str, Any]) -> Table:
             f"{missed + one['wrong_by_transition']:,}",
             f"{one['wrong_by_transition']:,}",
             f"{missed:,}",
+            f"{one['rolled_back']:,}",
             f"{one['paired_loss_points']:.2f}",
             f"{one['p99_ms']:.3g} ms",
             f"{one['bytes_written'] / 1e3:,.0f} kB",
