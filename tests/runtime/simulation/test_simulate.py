@@ -9,6 +9,7 @@ from runtime.plan.evaluation import Evaluator
 from runtime.plan.fit import peak_bytes
 from runtime.simulation import ByHand, Stage, TraceError, as_json, simulate_trace
 from runtime.simulation.questions import SLOWER
+from runtime.simulation.simulate import STEPS
 from runtime.simulation.simulator import PLANNED, STRATEGIES
 from runtime.simulation.trace import Arrivals
 from tests.runtime.bundles import profile
@@ -287,3 +288,40 @@ def test_a_canary_gets_the_time_that_callers_leave(plan, stage, busy):
     if busy:
         seconds = kept["planned"].latency_s
         assert np.nanmax(seconds) == pytest.approx(11 * LATENCY["live"] * SLOWER, rel=0.05)
+
+
+def test_who_waits_is_told_how_far_it_is_and_interrupts_at_once(plan, stage):
+    told = []
+    played(plan, stage, names=["planned", "geodesic", "flip"], step=told.append)
+    assert len(told) == 3 * STEPS, "those left out count as played"
+    assert told[1] == "planned, 4 of 40 s"
+
+    def interrupt(detail):
+        if detail == "planned, 20 of 40 s":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        played(plan, stage, names=["planned"], step=interrupt)
+    assert played(plan, stage, names=["planned"])[0].strategies["planned"].switches == 3, "the stage is as it was"
+
+
+def test_rows_of_strategies_are_kept_up_to_a_limit(plan, monkeypatch):
+    monkeypatch.setattr("runtime.simulation.simulate.MOST_PATH_BYTES", 0)
+    stage = Stage.of(plan)
+    large = stage.of_strategy("ramp")
+    assert large.own_bytes > plan.table.pool[plan.table.names[0]].nbytes
+    stage.of_strategy("planned")
+    assert list(stage.paths) == ["planned"], "the ramp's rows are let go"
+    assert stage.of_strategy("planned") is stage.of_strategy("planned")
+
+
+def test_latency_is_told_at_rest_and_while_switching(plan, stage):
+    slow = {"writes__bytes_per_second": {"value": 1e4, "provenance": "assumed", "source": "test"}}
+    result, kept = played(plan, stage, names=["planned"], device=in_place(**slow), bytes_per_increment=400)
+    one, seen = result.strategies["planned"], kept["planned"]
+    assert one.at_rest.answered + one.under_way.answered == one.answered
+    assert one.under_way.p99_ms > one.at_rest.p99_ms
+    assert one.under_way.p50_ms == pytest.approx(1e3 * np.median(seen.latency_s[seen.under_way]))
+    assert (seen.mixed <= seen.under_way).all()
+    still, _ = played(plan, stage, trace(manual=()), ["planned"], device=in_place())
+    assert still.strategies["planned"].under_way is None
