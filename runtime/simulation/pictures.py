@@ -145,7 +145,7 @@ class _Limits:
         if self.accuracy[1] - self.accuracy[0] < 1:
             self.accuracy = (99.0, 100.0)
         self._watts = any(one is not None for series in every for one in series.watts)
-        self.power_title = "power in W, estimated" if self._watts else "computation, % of the whole network's"
+        self.power_title = "power in W, estimated" if self._watts else "computation, % of full"
         self._dense = max((one for series in every for one in series.macs if one is not None), default=1.0)
         known = [one for series in every for one in self.power_of(series) if one is not None]
         self.power = (0.0, 1.1 * max(known, default=1.0))
