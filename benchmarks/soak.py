@@ -1,9 +1,9 @@
 """Does a device that switches 10,000 times hold on to anything?
 
-The demo's network on a device as it is served: its journal on the disk, its switches, its events, its smaller graphs,
-each of the policies in a process of its own, with a seed of its own, that loads the runtime alone. Each switch goes to a
-random other mode, with a question asked meanwhile; the pace of the profile is switched off. After 3,000 transitions to
-warm up, and then 10 times along 10,000, the process is looked at. Bars: resident memory at most 1 % more at the end than
+The demo's network on a device as it is served: its journal on the disk, its switches, its events, its smaller graphs.
+Each policy has a process of its own, with a seed of its own, that loads the runtime alone. Each switch goes to a random
+other mode, with a question asked meanwhile; the pace of the profile is switched off. After 3,000 transitions to warm
+up, and then 10 times along 10,000, the process is looked at. Bars: resident memory at most 1 % more at the end than
 after the warm-up, and not one file descriptor or thread more.
 
 The warm-up is for the heap's high-water mark: it rises for a while after the last thousand events are there, which are

@@ -128,13 +128,19 @@ def write_seconds(size: float, writes: Writes) -> float:
     return 0.0 if writes.bytes_per_second is None or not size else size / writes.bytes_per_second.value
 
 
+def interval_s(writes: Writes) -> float:
+    """Seconds from one increment to the next, at the least."""
+    return 1.0 / writes.increments_per_second
+
+
+def rounded(size: int, writes: Writes) -> int:
+    """Bytes that the memory takes for so many in one piece: whole multiples of its smallest write."""
+    return -(-size // writes.granularity_bytes) * writes.granularity_bytes
+
+
 def retried_bytes(retries: Retries, table: RowTable, writes: Writes) -> int:
     """Bytes of rows that were written again, each rounded up to the device's smallest write."""
-    return sum(len(rows) * _rounded(table.layer(name).row_bytes, writes) for name, rows in retries)
-
-
-def _rounded(size: int, writes: Writes) -> int:
-    return -(-size // writes.granularity_bytes) * writes.granularity_bytes
+    return sum(len(rows) * rounded(table.layer(name).row_bytes, writes) for name, rows in retries)
 
 
 def walk_seconds(sizes: Sequence[float], writes: Writes) -> float:
@@ -147,7 +153,7 @@ def walk_seconds(sizes: Sequence[float], writes: Writes) -> float:
     """
     if not sizes:
         return 0.0
-    interval, busy = 1.0 / writes.increments_per_second, [write_seconds(size, writes) for size in sizes]
+    interval, busy = interval_s(writes), [write_seconds(size, writes) for size in sizes]
     if writes.quiesce_required:
         return math.fsum(busy) + (len(sizes) - 1) * interval
     return math.fsum(max(interval, one) for one in busy[:-1]) + busy[-1]
@@ -226,7 +232,7 @@ def check_writes(layers: Sequence[MovedLayer], profile: Profile, origin: str) ->
     if not layers:
         return
     largest = max(layers, key=lambda layer: layer.row_bytes)
-    need = _rounded(largest.row_bytes, writes)
+    need = rounded(largest.row_bytes, writes)
     what = f"one row of {largest.name}, which is never written in parts"
     if need > writes.bytes_per_increment:
         raise BundleError(

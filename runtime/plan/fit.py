@@ -40,13 +40,20 @@ def choose_policy(bundle: Bundle, profile: Profile, policy: str | None = None) -
     if wanted == "shadow" and (why := _one_copy(profile)):
         raise BundleError(f"{origin}: policy: found 'shadow', expected in-place or persistent, as {why}; use in-place")
     in_place, shadow = (peak_bytes(bundle, copies, profile.bank.snap) for copies in (1, 2))
-    if wanted == "auto":
-        wanted = "shadow" if shadow <= limit and not _one_copy(profile) else "in-place"
+    wanted = resolved(bundle, profile, wanted)
     need = shadow if wanted == "shadow" else in_place
     if need > limit:
         remedy = "use policy in-place" if in_place <= limit and wanted == "shadow" else _for_memory(need, profile)
         raise BundleError(f"{origin}: memory.weights_bytes: found {limit}, expected at least {need}; {remedy}")
     return cast(Policy, wanted)
+
+
+def resolved(bundle: Bundle, profile: Profile, policy: str) -> str:
+    """The policy itself, or what ``auto`` comes to: shadow where memory allows it."""
+    if policy != "auto":
+        return policy
+    fits = peak_bytes(bundle, 2, profile.bank.snap) <= profile.memory.weights_bytes
+    return "shadow" if fits and not _one_copy(profile) else "in-place"
 
 
 def check_bundle(bundle: Bundle, profile: Profile) -> None:

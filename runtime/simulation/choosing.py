@@ -38,8 +38,11 @@ def choose(outcomes: Mapping[str, StrategyOutcome], left_out: Mapping[str, str])
             )
         elif other.bytes_written != won.bytes_written:
             words.append(f"{rival} harmed as many and wrote {_kb(other.bytes_written)}, not {_kb(won.bytes_written)}")
+        elif other.peak_weight_bytes != won.peak_weight_bytes:
+            more, less = _kb(other.peak_weight_bytes), _kb(won.peak_weight_bytes)
+            words.append(f"{rival} harmed as many and holds {more} of weights at once, not {less}")
         else:
-            words.append(f"{rival} harmed as many and takes {_kb(other.peak_weight_bytes)} of weights at once")
+            words.append(f"{rival} did as well in all that counts")
     if best == "flip":
         rest = next((name for name in ranked if name not in ("flip", "reload")), None)
         if rest is not None:

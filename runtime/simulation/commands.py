@@ -26,6 +26,10 @@ Latency = Annotated[
         "milliseconds by mode."
     ),
 ]
+Policy = Annotated[
+    str | None,
+    typer.Option(help="auto, in-place or shadow, in place of the profile's. With --trace.", metavar="POLICY"),
+]
 MOST_LATENCY_BYTES = 64 * 1024
 
 
@@ -56,6 +60,7 @@ def simulate(
         bool | None,
         typer.Option("--second-copy/--no-second-copy", help="With --trace: in place of the profile's word."),
     ] = None,
+    policy: Policy = None,
     latency: Latency = "profile",
     rate: Annotated[
         float, typer.Option(min=1e-3, max=1e3, help="With --trace: factor on how often requests come.")
@@ -84,14 +89,17 @@ def simulate(
     if output is not None:
         check_available(output)
     if trace is None:
-        if increments_per_second is not None or second_copy is not None or latency != "profile" or rate != 1:
-            raise typer.BadParameter("--increments-per-second, --second-copy, --latency and --rate need a --trace")
+        given = increments_per_second, second_copy, policy
+        if given != (None, None, None) or latency != "profile" or rate != 1:
+            raise typer.BadParameter(
+                "--increments-per-second, --second-copy, --policy, --latency and --rate need a --trace"
+            )
         plan = read(bundle)
         device = chosen(profile, plan.profile, overrides)
         check_bundle(plan, device)
         _states(plan, device, names, bytes_per_increment, output, seed, as_json)
         return
-    from runtime.simulation.simulate import DEFAULT, simulate_trace
+    from runtime.simulation.simulate import DEFAULT, STEPS, simulate_trace
     from runtime.simulation.trace import load_trace
 
     played = load_trace(trace)
@@ -100,12 +108,12 @@ def simulate(
     check_bundle(plan, device)
     names = DEFAULT if names is None else names
     with stages() as bar:
-        bar.stage(f"Playing {played.name}", len(names))
+        bar.stage(f"Playing {played.name}", STEPS * len(names))
         result = simulate_trace(
             plan, device, played, names, seed=seed, latency_s=_latency(plan, device, latency), rate=rate,
             latency_source="measured on this machine" if latency == "measured" else f"given, {latency}",
             bytes_per_increment=bytes_per_increment, increments_per_second=increments_per_second,
-            second_copy=second_copy, step=bar.step,
+            second_copy=second_copy, policy=policy, step=bar.step,
         )  # fmt: skip
     if as_json:
         print_json(msgspec.to_builtins(result))
@@ -118,7 +126,8 @@ def simulate(
     if output is not None:
         from runtime.simulation.page import write_page
 
-        err.print(f"Page: {plain(write_page(output, plan, played, result))}", soft_wrap=True)
+        page = write_page(output, plan, played, result, guard=device.guard.canary_every_increments)
+        err.print(f"Page: {plain(page)}", soft_wrap=True)
 
 
 def sweep(
@@ -141,6 +150,7 @@ def sweep(
     strategies: Annotated[str, typer.Option(help="Comma-separated strategies.")] = "planned,naive,flip,reload",
     devices: Annotated[int, typer.Option(min=1, max=1_000_000, help="Devices of each case.")] = 100,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes.")] = 1,
+    policy: Policy = None,
     latency: Latency = "profile",
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     as_json: AsJson = False,
@@ -175,7 +185,7 @@ def sweep(
             cases += [
                 Case(
                     bundle=str(path), profile=device, trace=one, latency_s=times, bytes_per_increment=size,
-                    increments_per_second=pace, second_copy=second_copy, own_speed=own is not None,
+                    increments_per_second=pace, second_copy=second_copy, policy=policy, own_speed=own is not None,
                 )
                 for one in traces
                 for size, pace in budgets
@@ -297,11 +307,12 @@ def trace_table(data: dict[str, Any]) -> Table:
 
     star = {name: ASSUMED if name in data["assumed"] else "" for name in RESTS_ON}
     table = Table(
-        "strategy", f"harmed{star['harmed']}", f"wrong{star['wrong_by_transition']}", f"missed{star['late']}", "lost",
-        f"p99{star['p99_ms']}", "written", "weights", f"switching{star['walking_s']}",
+        "strategy", f"harmed{star['harmed']}", f"wrong{star['wrong_by_transition']}", f"missed{star['late']}", "back",
+        "lost", f"p99{star['p99_ms']}", "written", "weights", f"switching{star['walking_s']}",
         title=f"{plain(data['trace'])} on {plain(data['profile'])}: {data['seconds']:g} s, seed {data['seed']}; C1 "
         f"answers {data['dense_accuracy']:.2%} right",
-        caption="harmed: wrong because of the transition, or missed (late or refused); lost: points against C1"
+        caption="harmed: wrong because of the transition, or missed (late or refused); back: "
+        "switches that the canary or the guard sent back; lost: points against C1"
         + (f"; {ASSUMED} {ASSUMED_WORDS}" if data["assumed"] else ""),
         title_justify="left", caption_justify="left", box=None,
     )  # fmt: skip
@@ -312,6 +323,7 @@ def trace_table(data: dict[str, Any]) -> Table:
             f"{missed + one['wrong_by_transition']:,}",
             f"{one['wrong_by_transition']:,}",
             f"{missed:,}",
+            f"{one['rolled_back']:,}",
             f"{one['paired_loss_points']:.2f}",
             f"{one['p99_ms']:.3g} ms",
             f"{one['bytes_written'] / 1e3:,.0f} kB",

@@ -26,8 +26,8 @@ from runtime.plan.bundle import Bundle
 from runtime.plan.fit import Policy
 from runtime.sensing.energy import by_power
 from runtime.simulation.arrivals import Clock, Sensors
+from runtime.simulation.mover import Mover
 from runtime.simulation.trace import RELATIVE, ByHand, Held, Trace, TraceError
-from runtime.simulation.walking import Mover
 from runtime.walking.operation import Operation
 from runtime.walking.rows import Floats
 from runtime.walking.table import Phase
@@ -73,10 +73,10 @@ def with_triggers(profile: Profile, trace: Trace, bundle: Bundle) -> tuple[Profi
 class _Network:
     """A mover as steering sees a network."""
 
-    def __init__(self, bundle: Bundle, profile: Profile, mover: Mover) -> None:
+    def __init__(self, bundle: Bundle, profile: Profile, policy: Policy, mover: Mover) -> None:
         self.bundle = bundle
         self.profile = profile
-        self.policy: Policy = "in-place"
+        self.policy = policy
         self.recovery: Operation | None = None
         self.load_s = 0.0
         self.wanted_policy: str | None = None
@@ -121,6 +121,7 @@ class VirtualDevice:
     Args:
         bundle: The plan.
         profile: The device; its triggers and safety rules are watched.
+        policy: How its weights are held.
         trace: What its sensors say.
         mover: The network.
         clock: Virtual seconds.
@@ -129,13 +130,15 @@ class VirtualDevice:
         conflicts: Requests for a mode that were refused, and why, with their time.
     """
 
-    def __init__(self, bundle: Bundle, profile: Profile, trace: Trace, mover: Mover, clock: Clock) -> None:
+    def __init__(
+        self, bundle: Bundle, profile: Profile, policy: Policy, trace: Trace, mover: Mover, clock: Clock
+    ) -> None:
         self.conflicts: list[tuple[float, str]] = []
         macs = macs_of(bundle.manifest)
         self._order, self._dense = by_power(macs), bundle.manifest.modes[0].name
         self._clock = clock
         self._mover = mover
-        net = _Network(bundle, profile, mover)
+        net = _Network(bundle, profile, policy, mover)
         events = EventLog(clock, kept=1)
         self._watch = Watch(profile, Sensors(trace, clock).read)
         self._polls = bool(profile.triggers or profile.safety)

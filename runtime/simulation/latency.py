@@ -37,7 +37,8 @@ def latency_of_profile(bundle: Bundle, profile: Profile) -> dict[str, float] | N
 def measure_latency(bundle: Bundle, threads: int, *, seconds: float = 0.3, rounds: int = 3) -> dict[str, float]:
     """Median seconds of one answer by mode on this machine, through the runtime's engine.
 
-    The modes take turns, so that a machine that is busy for a moment does not slow one of them alone.
+    The modes take turns, so that a machine that is busy for a moment does not slow one of them alone. Only one network
+    is held at a time.
 
     Args:
         bundle: The plan.
@@ -45,16 +46,12 @@ def measure_latency(bundle: Bundle, threads: int, *, seconds: float = 0.3, round
         seconds: Time spent on each mode in each round.
         rounds: Rounds.
     """
-    session = live_session(bundle, threads)
-    runners: dict[str, Runner] = {
-        mode.name: CompactRunner(compact_session(bundle, mode.name, threads)) for mode in bundle.manifest.modes
-    }
-    runners[LIVE] = LiveRunner(session, InPlaceBank(bundle.table, bundle.table.dense(), session.bind))
-    seen: dict[str, list[float]] = {name: [] for name in runners}
+    names = (*(mode.name for mode in bundle.manifest.modes), LIVE)
+    seen: dict[str, list[float]] = {name: [] for name in names}
     inputs = bundle.evaluation.inputs
     for _ in range(rounds):
-        for name, runner in runners.items():
-            engine = Engine(runner, exclusive=True, queue_limit=1)
+        for name in names:
+            engine = Engine(_runner(bundle, name, threads), exclusive=True, queue_limit=1)
             for place in range(5):
                 engine.infer(inputs[place % len(inputs)][None])
             until = time.perf_counter() + seconds
@@ -66,6 +63,14 @@ def measure_latency(bundle: Bundle, threads: int, *, seconds: float = 0.3, round
                 seen[name].append(time.perf_counter() - begun)
                 place += 1
     return {name: float(np.median(times)) for name, times in seen.items()}
+
+
+def _runner(bundle: Bundle, name: str, threads: int) -> Runner:
+    """What answers at a mode, or on the way."""
+    if name != LIVE:
+        return CompactRunner(compact_session(bundle, name, threads))
+    session = live_session(bundle, threads)
+    return LiveRunner(session, InPlaceBank(bundle.table, bundle.table.dense(), session.bind))
 
 
 def check_latency(latency_s: Mapping[str, float], bundle: Bundle) -> dict[str, float]:

@@ -22,13 +22,18 @@ class Line:
 
     Attributes:
         free_s: When all that is in line now is done.
+        busy_s: Seconds that all which was ever let in takes.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.free_s = 0.0
+        self.free_s = self.busy_s = 0.0
         self._starts: deque[float] = deque()
         """When those begin that wait, in order."""
+
+    def spent_s(self, now_s: float) -> float:
+        """Seconds of work done until a moment, after which nobody has come."""
+        return self.busy_s - max(0.0, self.free_s - now_s)
 
     def job(self, due_s: float, seconds: float) -> float:
         """Let in a piece of writing, which is never turned away; returns when it is done."""
@@ -37,6 +42,7 @@ class Line:
         if start_s > due_s:
             self._starts.append(start_s)
         self.free_s = start_s + seconds
+        self.busy_s += seconds
         return self.free_s
 
     def serve(self, arrivals: Floats64, service_s: float) -> Floats64:
@@ -62,6 +68,7 @@ class Line:
         if int((waiting + own).max()) >= self._limit:
             return self._one_by_one(arrivals, service_s)
         self.free_s = float(starts[-1]) + service_s
+        self.busy_s += count * service_s
         self._leave(float(arrivals[-1]))
         self._starts.extend(starts[starts > arrivals[-1]].tolist())
         return starts + service_s - arrivals
@@ -77,6 +84,7 @@ class Line:
             if start_s > arrival:
                 self._starts.append(start_s)
             self.free_s = start_s + service_s
+            self.busy_s += service_s
             seconds[place] = self.free_s - arrival
         return seconds
 

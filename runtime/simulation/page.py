@@ -23,7 +23,7 @@ JSON: Final = "trace.json"
 CSV: Final = "trace.csv"
 
 
-def write_page(output: Path, bundle: Bundle, trace: Trace, result: TraceResult) -> Path:
+def write_page(output: Path, bundle: Bundle, trace: Trace, result: TraceResult, *, guard: int = 0) -> Path:
     """Write ``trace.html``, ``trace.json``, ``trace.csv`` and the pictures as PNG.
 
     Args:
@@ -31,6 +31,7 @@ def write_page(output: Path, bundle: Bundle, trace: Trace, result: TraceResult) 
         bundle: The plan that was played.
         trace: What was played.
         result: What came of it, with its windows.
+        guard: Increments between two questions of the guard on the way; 0 for none.
 
     Returns:
         The page.
@@ -56,7 +57,7 @@ def write_page(output: Path, bundle: Bundle, trace: Trace, result: TraceResult) 
         "over_time": {key: draw.over_time(look, result) for key, look in looks.items()},
         "costs": {key: draw.costs(look, result) for key, look in looks.items()},
     }
-    page = _render(bundle, trace, result, pictures)
+    page = _render(bundle, trace, result, pictures, guard)
     output.mkdir(parents=True, exist_ok=True)
     for name, variants in pictures.items():
         write_whole(output / f"trace-{name.replace('_', '-')}.png", variants["wide_light"])
@@ -86,7 +87,9 @@ def as_csv(result: TraceResult) -> str:
     return text.getvalue()
 
 
-def _render(bundle: Bundle, trace: Trace, result: TraceResult, pictures: Mapping[str, Mapping[str, bytes]]) -> str:
+def _render(
+    bundle: Bundle, trace: Trace, result: TraceResult, pictures: Mapping[str, Mapping[str, bytes]], guard: int
+) -> str:
     """The page; everything that comes from the plan, the profile or the trace is escaped."""
     import jinja2
 
@@ -118,6 +121,8 @@ def _render(bundle: Bundle, trace: Trace, result: TraceResult, pictures: Mapping
         outcomes=result.strategies,
         rule=RULE,
         sentences={**STRATEGIES, "planned": _planned(bundle)},
+        canary=len(bundle.canary),
+        guard=guard,
         watts=any(one is not None for out in result.strategies.values() if out.series for one in out.series.watts),
         star=lambda *names: ASSUMED if {*names} & {*result.assumed} else "",
         assumed=[one for one in result.assumptions if one.provenance == "assumed"],

@@ -38,6 +38,11 @@ class Paths:
         """Names of the modes, in the plan's order."""
         return tuple(self.states)
 
+    @property
+    def own_bytes(self) -> int:
+        """Memory that its rows take."""
+        return sum(rows.nbytes for rows in self.table.pool.values())
+
     def route(self, begin: str, end: str) -> tuple[Leg, ...]:
         """The way between two modes, as the runtime finds it."""
         if end not in self.states:

@@ -42,6 +42,7 @@ def happenings(look: Look, result: TraceResult, trace: Trace) -> bytes:
     figure, axes = panels(look, len(rows), 1.75, len(rows))
     for axis, (title, points) in zip(axes, rows, strict=True):
         step = "steps-post" if title.startswith("requests") else "default"
+        points = [*points, (result.seconds, points[-1][1])]  # what was last holds to the end
         axis.plot(*zip(*points, strict=True), color=OTHER.color(look), linewidth=1.8, drawstyle=step)
         _time(axis, look, result.seconds, title)
         if step == "steps-post":
@@ -82,9 +83,17 @@ def _column(axes: Sequence[Axes], look: Look, result: TraceResult, name: str, se
     accuracy, power, stand, wait = axes
     outcome = result.strategies[name]
     _steps(
-        accuracy, at_s, [100 * one if one is not None else None for one in series.dense_accuracy], look.ink, 0.9, (1, 2)
+        accuracy,
+        result.seconds,
+        at_s,
+        [100 * one if one is not None else None for one in series.dense_accuracy],
+        look.ink,
+        0.9,
+        (1, 2),
     )
-    _steps(accuracy, at_s, [100 * one if one is not None else None for one in series.accuracy], color, 1.8)
+    _steps(
+        accuracy, result.seconds, at_s, [100 * one if one is not None else None for one in series.accuracy], color, 1.8
+    )
     low, high = limits.accuracy
     bad = BAD[look.dark]
     wrong = [(at, count) for at, count in zip(at_s, series.wrong_by_transition, strict=True) if count]
@@ -100,16 +109,16 @@ def _column(axes: Sequence[Axes], look: Look, result: TraceResult, name: str, se
         )
     accuracy.set_ylim(low - 0.28 * (high - low), high + 0.05 * (high - low))
     _time(accuracy, look, result.seconds, f"{name}: {outcome.harmed:,} harmed\nright answers in %")
-    _steps(power, at_s, limits.power_of(series), color, 1.8)
+    _steps(power, result.seconds, at_s, limits.power_of(series), color, 1.8)
     power.set_ylim(*limits.power)
     _time(power, look, result.seconds, limits.power_title)
     moments = [*series.stands, (result.seconds, series.stands[-1][1])]
-    _steps(stand, [at for at, _ in moments], [place for _, place in moments], color, 1.8)
+    _steps(stand, result.seconds, [at for at, _ in moments], [place for _, place in moments], color, 1.8)
     stand.set_ylim(-0.3, len(result.modes) - 0.7)
     _time(stand, look, result.seconds, "mode, or place on the path")
     stand.set_yticks(range(len(result.modes)), fitted(result.modes, 24))
-    _steps(wait, at_s, series.p99_ms, color, 1.8)
-    _steps(wait, at_s, series.p50_ms, look.ink, 0.9, (1, 2))
+    _steps(wait, result.seconds, at_s, series.p99_ms, color, 1.8)
+    _steps(wait, result.seconds, at_s, series.p50_ms, look.ink, 0.9, (1, 2))
     if limits.latency[0] > 0:
         wait.set_yscale("log")
         wait.yaxis.set_minor_locator(NullLocator())
@@ -136,7 +145,7 @@ class _Limits:
         if self.accuracy[1] - self.accuracy[0] < 1:
             self.accuracy = (99.0, 100.0)
         self._watts = any(one is not None for series in every for one in series.watts)
-        self.power_title = "power in W, estimated" if self._watts else "computation, % of dense"
+        self.power_title = "power in W, estimated" if self._watts else "computation, % of full"
         self._dense = max((one for series in every for one in series.macs if one is not None), default=1.0)
         known = [one for series in every for one in self.power_of(series) if one is not None]
         self.power = (0.0, 1.1 * max(known, default=1.0))
@@ -185,10 +194,11 @@ def costs(look: Look, result: TraceResult) -> bytes:
 
 
 def _steps(
-    axis: Axes, at_s: Sequence[float], values: Sequence[float | None], color: str, width: float,
+    axis: Axes, until_s: float, at_s: Sequence[float], values: Sequence[float | None], color: str, width: float,
     dashes: tuple[float, float] | None = None,
 ) -> None:  # fmt: skip
     known = [float("nan") if value is None else value for value in values]
+    at_s, known = [*at_s, until_s], [*known, known[-1]]
     style = "-" if dashes is None else (0, dashes)
     axis.plot(at_s, known, color=color, linewidth=width, linestyle=style, drawstyle="steps-post")
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Profile
+from device_profiles.schema import Writes
 from runtime.device.succession import default_mode, macs_of
 from runtime.plan.bundle import Bundle
+from runtime.plan.fit import Policy
 from runtime.simulation.answers import AnswerBook
 from runtime.simulation.arrivals import Clock, Times
 from runtime.simulation.device import VirtualDevice
 from runtime.simulation.latency import LIVE
 from runtime.simulation.line import Line
-from runtime.simulation.pace import Pace
+from runtime.simulation.mover import Mover
 from runtime.simulation.paths import Paths, Place
+from runtime.simulation.questions import SLOWER, Questions
+from runtime.simulation.replacing import Replacer
 from runtime.simulation.room import Room
 from runtime.simulation.trace import ByHand, Held, Trace
-from runtime.simulation.walking import Mover, Replacer, Walker
-from runtime.walking.bank import InPlaceBank
+from runtime.simulation.walking import Walker
+from runtime.walking.bank import InPlaceBank, ShadowBank
 from runtime.walking.engine import LiveRunner, Runner
+from runtime.walking.net import DeployedPlan
 from runtime.walking.rows import State
-from runtime.walking.session import Session
+from runtime.walking.session import Session, Weights
 
 AT_ONCE = ("flip", "reload")
 
@@ -39,6 +45,8 @@ class Cast:
         book: Answers that are known.
         latency_s: Mode, and ``live``, to the seconds of one answer.
         order: Modes, that of lowest power first.
+        policy: How weights are held that are walked.
+        verdicts: What canary and guard are known to say.
     """
 
     bundle: Bundle
@@ -46,6 +54,8 @@ class Cast:
     book: AnswerBook
     latency_s: Mapping[str, float]
     order: tuple[str, ...]
+    policy: Policy
+    verdicts: dict[tuple[str, Place], str]
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class Played:
         latency_s: Seconds to the answer, NaN where refused; float64 [N].
         label: Answer of each request, -1 where refused; int32 [N].
         mixed: Whether it was answered in a state that is neither end of a transition; bool [N].
+        under_way: Whether it came while a switch was under way, the canary's questions included; bool [N].
         ends: Of a mixed state, places in the order of power of the modes at its two ends; int16 [N, 2].
         macs: Multiply-accumulates of each answer; int64 [N].
         mover: The network as it stands at the end, and what writing cost.
@@ -68,6 +79,7 @@ class Played:
     latency_s: NDArray[np.float64]
     label: NDArray[np.int32]
     mixed: NDArray[np.bool_]
+    under_way: NDArray[np.bool_]
     ends: NDArray[np.int16]
     macs: NDArray[np.int64]
     mover: Mover
@@ -75,6 +87,15 @@ class Played:
     mode_s: dict[str, float]
     conflicts: int
     visited: list[Place]
+
+
+class _Seen(NamedTuple):
+    """What requests meet."""
+
+    place: Place
+    dense: bool
+    asking: bool
+    under_way: bool
 
 
 def play(
@@ -86,8 +107,9 @@ def play(
     paths: Paths,
     times: Times,
     samples: NDArray[np.int64],
-    pace: Pace,
+    writes: Writes,
     room: Room,
+    tell: Callable[[float], None] = lambda now_s: None,
 ) -> Played:
     """Play a trace with one strategy.
 
@@ -99,11 +121,12 @@ def play(
         paths: What the strategy writes.
         times: When requests come, float64 [N].
         samples: Which held-out sample each asks about, int64 [N].
-        pace: Write limits.
+        writes: Write limits.
         room: Its memory.
+        tell: Called with the virtual time, again and again.
     """
-    stage = _Stage(name, cast, profile, trace, paths, times, samples, pace, room)
-    stage.run()
+    stage = _Stage(name, cast, profile, trace, paths, times, samples, writes, room)
+    stage.run(tell)
     return stage.played()
 
 
@@ -119,7 +142,7 @@ class _Stage:
         paths: Paths,
         times: Times,
         samples: NDArray[np.int64],
-        pace: Pace,
+        writes: Writes,
         room: Room,
     ) -> None:
         self._name, self._cast, self._trace, self._paths = name, cast, trace, paths
@@ -127,23 +150,29 @@ class _Stage:
         self._macs = macs_of(cast.bundle.manifest)
         self._dense = cast.bundle.manifest.modes[0].name
         self._poll_s = profile.poll_s
-        self._clock, self._line = Clock(), Line(profile.queue_limit)
+        # Taking turns, so many may wait for the one that is answered; else so many may be answered at once.
+        self._clock, self._line = Clock(), Line(profile.queue_limit - (cast.policy == "shadow"))
         begin, snap = default_mode(cast.bundle.manifest, profile), profile.bank.snap
         self._made: dict[str, Runner] = {}
         self._mover: Mover
         if name in AT_ONCE:
             self._mover = Replacer(
-                name, cast.bundle, paths, begin, pace, self._line, self._clock, self._look_up, self._make,
+                name, cast.bundle, paths, begin, writes, self._line, self._clock, self._look_up, self._make,
                 gap=room.gap, snap=snap,
             )  # fmt: skip
         else:
-            live = self._live_at(paths.states[begin])
-            self._mover = Walker(paths, live, begin, pace, self._line, self._clock, self._look_up, snap)
-        self._device = VirtualDevice(cast.bundle, profile, trace, self._mover, self._clock)
+            live = self._live_at(paths.states[begin], ShadowBank if cast.policy == "shadow" else InPlaceBank)
+            questions = Questions(
+                DeployedPlan(cast.bundle, profile, cast.policy), cast.latency_s, self._macs, cast.verdicts, name,
+                every=profile.guard.canary_every_increments, snap=snap, trusting=name == "plain",
+            )  # fmt: skip
+            self._mover = Walker(paths, live, begin, writes, self._line, self._clock, self._look_up, questions, snap)
+        self._device = VirtualDevice(cast.bundle, profile, cast.policy, trace, self._mover, self._clock)
         count = len(times)
         self._latency_s = np.full(count, np.nan)
         self._label = np.full(count, -1, np.int32)
         self._mixed = np.zeros(count, np.bool_)
+        self._under_way = np.zeros(count, np.bool_)
         self._ends = np.zeros((count, 2), np.int16)
         self._answer_macs = np.zeros(count, np.int64)
         self._served = 0
@@ -154,7 +183,7 @@ class _Stage:
         self._reached, self._reached_s = begin, 0.0
         self._visited = [self._mover.place]
 
-    def run(self) -> None:
+    def run(self, tell: Callable[[float], None]) -> None:
         """Play to the end of the trace."""
         trace, clock, mover, device = self._trace, self._clock, self._mover, self._device
         script: Sequence[ByHand | Held] = sorted((*trace.manual, *trace.holds), key=lambda one: one.at_s)
@@ -164,10 +193,11 @@ class _Stage:
             moments = (trace.seconds, told_s, poll_at_s, device.next_s(), mover.due_s())
             # What has ended already is looked at once more now, not in the past.
             now_s = max(min(at_s for at_s in moments if at_s is not None), clock.now_s)
+            tell(min(now_s, trace.seconds))
             if now_s >= trace.seconds:
                 break
             clock.now_s = now_s
-            due_s, found = mover.due_s(), (mover.place, mover.dense)
+            due_s, found = mover.due_s(), self._seen()
             if told_s is not None and told_s <= now_s:
                 one = script[told]
                 told += 1
@@ -180,14 +210,14 @@ class _Stage:
                 while poll_at_s <= now_s:
                     poll_at_s += self._poll_s if device.polls else trace.seconds
             else:
-                self._serve_until(now_s, *found)
+                self._serve_until(now_s, found)
                 mover.advance(now_s)
                 device.settle()
-            if (mover.place, mover.dense) != found:
+            if self._seen() != found:
                 # Whoever came before this moment met what was there then.
-                self._serve_until(now_s, *found)
+                self._serve_until(now_s, found)
                 self._note(now_s)
-        self._serve_until(trace.seconds, mover.place, mover.dense)
+        self._serve_until(trace.seconds, self._seen())
         clock.now_s = trace.seconds
         self._look_up()
         mover.stop(trace.seconds)
@@ -196,12 +226,14 @@ class _Stage:
     def played(self) -> Played:
         """What happened."""
         return Played(
-            self._latency_s, self._label, self._mixed, self._ends, self._answer_macs, self._mover, self._stands,
-            self._mode_s, len(self._device.conflicts), self._visited,
+            self._latency_s, self._label, self._mixed, self._under_way, self._ends, self._answer_macs, self._mover,
+            self._stands, self._mode_s, len(self._device.conflicts), self._visited,
         )  # fmt: skip
 
-    def _live_at(self, state: State) -> LiveRunner:
-        return LiveRunner(self._cast.session, InPlaceBank(self._paths.table, state, self._cast.session.bind))
+    def _live_at(
+        self, state: State, bank: type[InPlaceBank[Weights] | ShadowBank[Weights]] = InPlaceBank
+    ) -> LiveRunner:
+        return LiveRunner(self._cast.session, bank(self._paths.table, state, self._cast.session.bind))
 
     def _make(self, mode: str) -> Runner:
         """What answers at a mode, for strategies that write nothing in place."""
@@ -209,16 +241,22 @@ class _Stage:
             self._made[mode] = self._live_at(self._paths.states[mode])
         return self._made[mode]
 
-    def _serve_until(self, now_s: float, place: Place, dense: bool) -> None:
+    def _seen(self) -> _Seen:
+        mover = self._mover
+        return _Seen(mover.place, mover.dense, mover.asking, mover.due_s() is not None)
+
+    def _serve_until(self, now_s: float, found: _Seen) -> None:
         """Let the requests before a moment into the line, which find a state and a graph."""
+        place, dense, asking, under_way = found
         low, high = self._served, int(np.searchsorted(self._times, now_s, side="left"))
         if low == high:
             return
         self._served = high
         order = self._cast.order
-        service_s = self._cast.latency_s[LIVE if dense else place[0]]
+        service_s = self._cast.latency_s[LIVE if dense else place[0]] * (SLOWER if asking else 1.0)
         self._latency_s[low:high] = self._line.serve(self._times[low:high], service_s)
         self._answer_macs[low:high] = self._macs[self._dense if dense else place[0]]
+        self._under_way[low:high] = under_way
         if place[0] != place[1]:
             self._mixed[low:high] = True
             self._ends[low:high] = (order.index(place[0]), order.index(place[1]))

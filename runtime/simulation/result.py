@@ -57,6 +57,14 @@ class Worst(Struct, frozen=True, kw_only=True):
     """Right answers of the dense network less right answers given, over the answers, in percentage points."""
 
 
+class Latency(Struct, frozen=True, kw_only=True):
+    """From request to answer, waiting included, over the answers of a kind."""
+
+    answered: int
+    p50_ms: float
+    p99_ms: float
+
+
 class Energy(Struct, frozen=True, kw_only=True):
     """Joules, as the profile's figures say; None for a part that it has no figure of."""
 
@@ -103,6 +111,10 @@ class StrategyOutcome(Struct, frozen=True, kw_only=True):
     p50_ms: float
     p99_ms: float
     longest_ms: float
+    at_rest: Latency | None
+    """Of requests that came while no switch was under way; None if none did."""
+    under_way: Latency | None
+    """Of those that came while one was, the canary's questions included."""
     mean_macs: float
     """Multiply-accumulates of an answer, on average."""
     energy: Energy
@@ -122,6 +134,8 @@ class StrategyOutcome(Struct, frozen=True, kw_only=True):
     switches: int
     turned: int
     """Switches that turned to another mode on the way."""
+    rolled_back: int
+    """Switches that went back, as the canary at their end or the guard on the way was not content."""
     conflicts: int
     """Requests for a mode that were refused."""
     longest_stall_ms: float
@@ -187,6 +201,8 @@ class TraceResult(Struct, frozen=True, kw_only=True):
     bytes_per_increment: int
     increments_per_second: float
     second_copy: bool
+    policy: str
+    """How weights are held that are walked: in-place or shadow."""
     latency_ms: dict[str, float]
     """Mode to the time of one answer; ``live`` for the dense graph on weights that move."""
     latency_source: str

@@ -8,7 +8,7 @@ import numpy as np
 
 from device_profiles import Profile
 from runtime.plan.bundle import Bundle
-from runtime.plan.fit import needed_bytes
+from runtime.plan.fit import Policy, needed_bytes
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Room:
     why_not: str = ""
 
 
-def room_for(name: str, bundle: Bundle, profile: Profile, *, second_copy: bool) -> Room:
+def room_for(name: str, bundle: Bundle, profile: Profile, *, second_copy: bool, policy: Policy = "in-place") -> Room:
     """Memory of a strategy under a profile.
 
     Args:
@@ -34,6 +34,7 @@ def room_for(name: str, bundle: Bundle, profile: Profile, *, second_copy: bool) 
         bundle: The plan.
         profile: The device.
         second_copy: Whether a second copy of weights can be held at all.
+        policy: How weights are held that are walked.
     """
     limit = profile.memory.weights_bytes
     snap = 2 * max(mode.weight_bytes for mode in bundle.manifest.modes) if profile.bank.snap else 0
@@ -47,14 +48,17 @@ def room_for(name: str, bundle: Bundle, profile: Profile, *, second_copy: bool) 
         if max(own) > limit:
             return Room(max(own), True, f"memory.weights_bytes is {limit}; the largest mode takes {max(own)}")
         return Room(max(own), gap=True)
-    need = needed_bytes(bundle, profile, 2 if name == "flip" else 1)
+    copies = 2 if name == "flip" or policy == "shadow" else 1
+    need = needed_bytes(bundle, profile, copies)
     if name == "flip":
         copy = max((_changed_bytes(bundle, *move.ends) for move in bundle.transitions), default=0)
         peak = constants + moved + copy + snap
         if not second_copy:
             return Room(peak, why_not="this device holds no second copy of weights")
     else:
-        peak = constants + moved + snap
+        peak = constants + copies * moved + snap
+        if copies > 1 and not second_copy:
+            return Room(peak, why_not="policy shadow needs a second copy of weights, which this device does not hold")
     if need > limit:
         stored = " with the stored plan" if profile.target.runs == "live" else ""
         return Room(peak, why_not=f"memory.weights_bytes is {limit}; it takes {need}{stored}")

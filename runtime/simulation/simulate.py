@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from device_profiles import Figure, Profile
@@ -14,7 +15,8 @@ from device_profiles.schema import Writes
 from runtime.device.succession import macs_of
 from runtime.errors import BundleError
 from runtime.plan.bundle import Bundle
-from runtime.plan.fit import check_profile_modes
+from runtime.plan.costs import wanted_policy
+from runtime.plan.fit import Policy, check_profile_modes, resolved
 from runtime.plan.graphs import live_session
 from runtime.sensing.energy import by_power
 from runtime.simulation.answers import AnswerBook, Labels
@@ -22,8 +24,7 @@ from runtime.simulation.arrivals import request_times
 from runtime.simulation.choosing import choose
 from runtime.simulation.device import with_triggers
 from runtime.simulation.latency import check_latency, latency_of_profile, measure_latency
-from runtime.simulation.pace import pace_of
-from runtime.simulation.paths import Paths, paths_of
+from runtime.simulation.paths import Paths, Place, paths_of
 from runtime.simulation.play import Cast, Played, family_of, play
 from runtime.simulation.result import Assumption, StrategyOutcome, TraceResult, resting_on_assumed
 from runtime.simulation.room import room_for
@@ -37,6 +38,10 @@ from runtime.walking.session import Session
 ALL = (PLANNED, *STRATEGIES)
 DEFAULT = (PLANNED, "ordered", "zero-first", "naive", "flip", "reload")
 """What is played unless somebody asks for more."""
+STEPS = 10
+"""Parts of a trace after which those who wait are told how far it is."""
+MOST_PATH_BYTES = 64 * 1024 * 1024
+"""Rows of strategies that are kept: those of a ramp take ten times the weights that move."""
 
 
 @dataclass
@@ -47,13 +52,15 @@ class Stage:
         bundle: The plan.
         session: Its live network.
         book: Answers by state.
-        paths: Strategy to what it writes.
+        paths: Strategy to what it writes, the one that was asked for last at the end.
+        verdicts: What canary and guard say, by question and state.
     """
 
     bundle: Bundle
     session: Session
     book: AnswerBook
     paths: dict[str, Paths] = field(default_factory=dict)
+    verdicts: dict[tuple[str, Place], str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bundle: Bundle, threads: int = 1) -> Stage:
@@ -61,10 +68,14 @@ class Stage:
         return cls(bundle, live_session(bundle, threads), AnswerBook(bundle.evaluation))
 
     def of_strategy(self, name: str) -> Paths:
-        """What a strategy writes; compiled once."""
-        if name not in self.paths:
-            self.paths[name] = paths_of(self.bundle, name)
-        return self.paths[name]
+        """What a strategy writes; compiled once, or again where rows are large."""
+        found = self.paths.pop(name, None)
+        own = sum(rows.nbytes for rows in self.bundle.table.pool.values())
+        # Before others are made: two ramps of a large network at once would be much.
+        while self.paths and sum(one.own_bytes - own for one in self.paths.values()) > MOST_PATH_BYTES:
+            self.paths.pop(next(iter(self.paths)))
+        found = self.paths[name] = found or paths_of(self.bundle, name)
+        return found
 
 
 def simulate_trace(
@@ -79,6 +90,7 @@ def simulate_trace(
     bytes_per_increment: int | None = None,
     increments_per_second: float | None = None,
     second_copy: bool | None = None,
+    policy: str | None = None,
     rate: float = 1.0,
     window_s: float | None = None,
     series: bool = True,
@@ -103,11 +115,12 @@ def simulate_trace(
         bytes_per_increment: Write budget in place of the profile's.
         increments_per_second: Pace in place of the profile's.
         second_copy: Whether a second copy of weights can be held, in place of what the profile says.
+        policy: ``auto``, ``in-place`` or ``shadow``, in place of the profile's; ``persistent`` is played as in-place.
         rate: Factor on how often requests come.
         window_s: Length of the windows of time; None for 60 of them, or fewer where few requests come.
         series: Whether the result holds the windows.
         stage: What was opened of this plan before.
-        step: Called with each strategy before it is played.
+        step: Called ``STEPS`` times with each strategy and how far it is, as its trace is played.
         keep: Called with each strategy and all that happened.
 
     Raises:
@@ -121,9 +134,10 @@ def simulate_trace(
     latency, source = _latency(bundle, profile, latency_s, latency_source)
     device, whose = with_triggers(profile, trace, bundle)
     order = by_power(macs_of(bundle.manifest))
-    cast = Cast(bundle, stage.session, stage.book, latency, order)
-    pace = pace_of(profile, bytes_per_increment, increments_per_second)
+    writes = _replaced(profile.writes, bytes_per_increment, increments_per_second)
     copy = profile.memory.second_copy if second_copy is None else second_copy
+    held = _policy(bundle, profile, policy, second_copy=copy)
+    cast = Cast(bundle, stage.session, stage.book, latency, order, held, stage.verdicts)
     # One stream for each kind of chance, so that another rate does not draw other samples at the same times.
     arrivals, drawn = (np.random.default_rng([seed, stream]) for stream in (1, 2))
     times = request_times(trace, arrivals, rate)
@@ -134,23 +148,34 @@ def simulate_trace(
     outcomes: dict[str, StrategyOutcome] = {}
     left_out: dict[str, str] = {}
     for name in DEFAULT if strategies is None else strategies:
-        step(name)
-        room = room_for(name, bundle, profile, second_copy=copy)
+        room = room_for(name, bundle, profile, second_copy=copy, policy=held)
         if why := why_not(bundle, name) or room.why_not:
             left_out[name] = why
+            for _ in range(STEPS):
+                step(name)
             continue
         played = play(
-            name, cast, device, trace, paths=stage.of_strategy(name), times=times, samples=samples, pace=pace, room=room
+            name,
+            cast,
+            device,
+            trace,
+            paths=stage.of_strategy(name),
+            times=times,
+            samples=samples,
+            writes=writes,
+            room=room,
+            tell=_Teller(step, name, trace.seconds),
         )
         if keep is not None:
             keep(name, played)
         ends = np.unique(played.ends[played.mixed])
         outcomes[name] = tally(
-            played, device, trace, pace, room,
+            played, device, trace, writes, room,
             times=times, truth=truth, dense_label=modes.labels(bundle.manifest.modes[0].name),
             mode_right={place: modes.labels(order[place]) == truth for place in ends.tolist()},
             window_s=window, series=series,
         )  # fmt: skip
+        del played  # of a large network, it holds two copies of the weights
     return TraceResult(
         trace=trace.name,
         description=trace.description,
@@ -163,18 +188,49 @@ def simulate_trace(
         triggers=whose,
         samples=len(bundle.evaluation),
         dense_accuracy=float((modes.labels(bundle.manifest.modes[0].name) == truth).mean()),
-        bytes_per_increment=pace.writes.bytes_per_increment,
-        increments_per_second=pace.writes.increments_per_second,
+        bytes_per_increment=writes.bytes_per_increment,
+        increments_per_second=writes.increments_per_second,
         second_copy=copy,
+        policy=held,
         latency_ms={name: seconds * 1e3 for name, seconds in latency.items()},
         latency_source=source,
         window_s=window,
         strategies=outcomes,
         left_out=left_out,
         choice=choose(outcomes, left_out),
-        assumptions=(used := assumptions(profile, pace.writes)),
+        assumptions=(used := assumptions(profile, writes)),
         assumed=resting_on_assumed(used, own_speed=source == _OWN_SPEED),
     )
+
+
+def _replaced(writes: Writes, bytes_per_increment: int | None, increments_per_second: float | None) -> Writes:
+    """Write limits, some of them given for a simulation."""
+    given = {"bytes_per_increment": bytes_per_increment, "increments_per_second": increments_per_second}
+    return structs.replace(writes, **{name: value for name, value in given.items() if value is not None})
+
+
+def _policy(bundle: Bundle, profile: Profile, policy: str | None, *, second_copy: bool) -> Policy:
+    """How weights are held that are walked, as a network decides when it is opened."""
+    origin = f"{bundle.path} on {profile.name}"
+    device = structs.replace(profile, memory=structs.replace(profile.memory, second_copy=second_copy))
+    wanted = wanted_policy(device, policy, origin) or device.bank.policy
+    if wanted not in ("auto", "in-place", "shadow", "persistent"):
+        raise BundleError(f"{origin}: policy: found {wanted!r}, expected auto, in-place, shadow or persistent")
+    return "shadow" if resolved(bundle, device, wanted) == "shadow" else "in-place"
+
+
+class _Teller:
+    """Tells whoever waits how far a trace is played."""
+
+    def __init__(self, step: Callable[[str], None], name: str, seconds: float) -> None:
+        self._step, self._name, self._seconds = step, name, seconds
+        self._told = 0
+
+    def __call__(self, now_s: float) -> None:
+        """So far it is."""
+        while self._told < STEPS and now_s >= self._told * self._seconds / STEPS:
+            self._step(f"{self._name}, {self._told * self._seconds / STEPS:,.0f} of {self._seconds:,.0f} s")
+            self._told += 1
 
 
 class _ModeAnswers:

@@ -47,6 +47,7 @@ class Case(Struct, frozen=True, kw_only=True):
         increments_per_second: Pace in place of the profile's.
         second_copy: Whether a second copy can be held, in place of what the profile says.
         own_speed: Whether ``latency_s`` comes from the profile's figures, some of which may be assumed.
+        policy: How weights are held that are walked, in place of the profile's.
     """
 
     bundle: str
@@ -57,6 +58,7 @@ class Case(Struct, frozen=True, kw_only=True):
     increments_per_second: float | None = None
     second_copy: bool | None = None
     own_speed: bool = False
+    policy: str | None = None
 
 
 class Spread(Struct, frozen=True, kw_only=True):
@@ -83,6 +85,7 @@ class StrategySweep(Struct, frozen=True, kw_only=True):
     gained: int
     bytes_written: int
     switches: int
+    rolled_back: int
     walking_s: float
     total_j: float | None
     harmed_per_1000: Spread
@@ -98,6 +101,7 @@ class CaseSweep(Struct, frozen=True, kw_only=True):
     bytes_per_increment: int
     increments_per_second: float
     second_copy: bool
+    policy: str
     devices: int
     strategies: dict[str, StrategySweep]
     left_out: dict[str, str]
@@ -116,6 +120,7 @@ class SweepResult(Struct, frozen=True, kw_only=True):
 
 _SUMS: Final = (
     "requests", "harmed", "wrong_by_transition", "late", "refused", "lost", "gained", "bytes_written", "switches",
+    "rolled_back",
 )  # fmt: skip
 
 
@@ -140,6 +145,7 @@ class _Parts(Struct, frozen=True, kw_only=True):
     increments_per_second: float
     second_copy: bool
     assumed: tuple[str, ...]
+    policy: str
 
 
 class _Sum:
@@ -219,6 +225,7 @@ def sweep(
                 bytes_per_increment=head.bytes_per_increment,
                 increments_per_second=head.increments_per_second,
                 second_copy=head.second_copy,
+                policy=head.policy,
                 devices=devices,
                 strategies={name: one.result() for name, one in own.items()},
                 left_out=head.left_out,
@@ -270,7 +277,7 @@ def _play(number: int, case: Case, first: int, last: int, strategies: tuple[str,
         result = simulate_trace(
             stage.bundle, case.profile, trace, strategies, seed=own_seed, latency_s=case.latency_s, rate=rate,
             bytes_per_increment=case.bytes_per_increment, increments_per_second=case.increments_per_second,
-            second_copy=case.second_copy, series=False, stage=stage,
+            second_copy=case.second_copy, policy=case.policy, series=False, stage=stage,
         )  # fmt: skip
         left_out |= result.left_out
         for name, outcome in result.strategies.items():
@@ -291,6 +298,7 @@ def _play(number: int, case: Case, first: int, last: int, strategies: tuple[str,
         increments_per_second=result.increments_per_second,
         second_copy=result.second_copy,
         assumed=resting_on_assumed(result.assumptions, own_speed=case.own_speed),
+        policy=result.policy,
     )
 
 

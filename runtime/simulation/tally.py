@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Profile
-from runtime.simulation.pace import Pace
+from device_profiles.schema import Writes
+from runtime.plan.costs import mean_writes
 from runtime.simulation.play import Played
-from runtime.simulation.result import Energy, Series, StrategyOutcome, Worst
+from runtime.simulation.result import Energy, Latency, Series, StrategyOutcome, Worst
 from runtime.simulation.room import Room
 from runtime.simulation.trace import Trace
 
@@ -34,7 +35,7 @@ def tally(
     played: Played,
     profile: Profile,
     trace: Trace,
-    pace: Pace,
+    writes: Writes,
     room: Room,
     *,
     times: NDArray[np.float64],
@@ -50,7 +51,7 @@ def tally(
         played: What happened.
         profile: The device.
         trace: What was played.
-        pace: Write limits.
+        writes: Write limits.
         room: The strategy's memory.
         times: When requests came, [N].
         truth: Right label of each request, [N].
@@ -75,9 +76,9 @@ def tally(
     ledger = played.mover.ledger
     ledger_wear = max((int(rows.max()) for rows in ledger.wear.values() if len(rows)), default=0)
     copies = 2 if room.peak_bytes and not room.gap and ledger.physical and _takes_turns(played) else 1
-    wear = math.ceil(ledger_wear / copies) * pace.retries
+    wear = math.ceil(ledger_wear / copies) * mean_writes(writes)
     stands = profile.writes.endurance_writes
-    energy = _energy(profile, trace.seconds, int(played.macs[answered].sum()), ledger.physical)
+    energy = _energy(profile, trace.seconds, int(played.macs[answered].sum()) + ledger.asked_macs, ledger.physical)
     number = max(1, math.ceil(trace.seconds / window_s - 1e-9))
     window = np.minimum((times / window_s).astype(np.int64), number - 1)
     counts = {
@@ -102,6 +103,8 @@ def tally(
         p50_ms=_percentile(given_ms, 50),
         p99_ms=_percentile(given_ms, 99),
         longest_ms=float(given_ms.max()) if len(given_ms) else 0.0,
+        at_rest=_latency(played.latency_s[~played.under_way]),
+        under_way=_latency(played.latency_s[played.under_way]),
         mean_macs=int(played.macs[answered].sum()) / total,
         energy=energy,
         total_j=energy.total_j,
@@ -114,6 +117,7 @@ def tally(
         walking_s=ledger.walking_s,
         switches=ledger.switches,
         turned=ledger.turned,
+        rolled_back=ledger.rolled_back,
         conflicts=played.conflicts,
         longest_stall_ms=ledger.stall_s * 1e3,
         mode_s=played.mode_s,
@@ -124,13 +128,20 @@ def tally(
 
 def _takes_turns(played: Played) -> bool:
     """Whether two copies are written by turns, so that each cell is written every other time."""
-    from runtime.simulation.walking import Replacer
+    from runtime.simulation.replacing import Replacer
 
     return isinstance(played.mover, Replacer)
 
 
 def _percentile(values: NDArray[np.float64], share: float) -> float:
     return float(np.percentile(values, share)) if len(values) else 0.0
+
+
+def _latency(seconds: NDArray[np.float64]) -> Latency | None:
+    given_ms = seconds[~np.isnan(seconds)] * 1e3
+    if not len(given_ms):
+        return None
+    return Latency(answered=len(given_ms), p50_ms=_percentile(given_ms, 50), p99_ms=_percentile(given_ms, 99))
 
 
 def _energy(profile: Profile, seconds: float, macs: int, physical: float) -> Energy:
@@ -223,13 +234,18 @@ def _watts(
     figures = profile.energy
     if figures is None or figures.idle_w is None or figures.joules_per_mac is None:
         return (None,) * number
-    joules = figures.joules_per_mac.value * np.bincount(
-        window[answered], weights=played.macs[answered].astype(np.float64), minlength=number
-    )
-    if figures.joules_per_byte_written is not None and played.mover.ledger.spent:
-        spent = np.array(played.mover.ledger.spent)
-        where = np.minimum((spent[:, 0] / window_s).astype(np.int64), number - 1)
-        joules = joules + figures.joules_per_byte_written.value * np.bincount(where, spent[:, 1], minlength=number)
+
+    def by_window(events: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
+        at_s, amounts = np.array(events, np.float64).reshape(-1, 2).T
+        where = np.minimum((at_s / window_s).astype(np.int64), number - 1)
+        summed: NDArray[np.float64] = np.bincount(where, amounts, minlength=number).astype(np.float64)
+        return summed
+
+    ledger = played.mover.ledger
+    macs = np.bincount(window[answered], weights=played.macs[answered].astype(np.float64), minlength=number)
+    joules = figures.joules_per_mac.value * (macs + by_window(ledger.asked))
+    if figures.joules_per_byte_written is not None:
+        joules = joules + figures.joules_per_byte_written.value * by_window(ledger.spent)
     lengths = np.minimum(np.arange(1, number + 1) * window_s, trace.seconds) - np.arange(number) * window_s
     watts: list[float | None] = (figures.idle_w.value + joules / lengths).tolist()
     return tuple(watts)

@@ -19,6 +19,9 @@ STEPS: Final = 19
 """Of niceness, the most there is. Against one busy thread, Linux gives a seventieth of a core. Ten steps would give a
 tenth, which is more than it seems: where callers take half of the time there is, one in a hundred then waits a quarter
 longer. The price is that on a core that callers never leave alone the work takes seventy times as long."""
+SLOWER: Final = 1 + 15 / 1024
+"""Time that others take beside such a thread, on one core, against what they take without: Linux's weights of the
+lowest and of the usual priority."""
 
 
 def behind(work: Callable[[], T]) -> T:

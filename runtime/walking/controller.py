@@ -9,13 +9,14 @@ from functools import partial
 from device_profiles.schema import Writes
 from runtime.errors import Busy, Closed, JournalError, NoThread
 from runtime.memory.recorder import Recorder
-from runtime.plan.costs import budget_bytes, retried_bytes, split, write_seconds
+from runtime.plan.costs import retried_bytes, split, write_seconds
 from runtime.walking.allocator import give_back
 from runtime.walking.bank import Increment, Retries
 from runtime.walking.behind import behind
 from runtime.walking.engine import Engine, LiveRunner, Runner
 from runtime.walking.helm import Helm
 from runtime.walking.operation import Operation, Outcome, Result
+from runtime.walking.pacer import Pacer
 from runtime.walking.retarget import Way
 from runtime.walking.rows import RowTable
 from runtime.walking.table import Event, Phase, after
@@ -51,7 +52,6 @@ class Controller(Helm):
     ) -> None:
         super().__init__(plan, engine, mode, recorder or Recorder())
         self._writes = writes
-        self._budget = writes.bytes_per_increment
         self._live = live
         self._release = release
         self._guard_every = guard_every
@@ -210,44 +210,32 @@ class Controller(Helm):
         """Write increments while ``phase`` lasts; True when the last one is written."""
         table, chunks, ask_every = self._plan.table, walk.way.chunks, self._guard_every
         writes = self._writes
-        interval, due, free = 1.0 / writes.increments_per_second, time.monotonic(), 0.0
-        self._budget = budget_bytes(writes)
-        ahead = split(chunks, table, writes, lambda: self._budget, walk.position)
+        pacer = Pacer(writes, time.monotonic())
+        ahead = split(chunks, table, writes, lambda: pacer.budget, walk.position)
         for number, (begin, end, size) in enumerate(ahead, 1):
-            due = max(due, free)
-            if not self._await_turn(walk, phase, due):
+            if not self._await_turn(walk, phase, pacer.due_s):
                 return False
-            # A walk that was held up does not make up for it by writing faster.
-            due = max(due, time.monotonic() - interval) + interval
+            pacer.begin(time.monotonic())
             increment = Increment.gather(table, chunks, begin, end)
             self._recorder.intend(end)
             writing = _Writing(live, increment, size, table, writes)
             stall_s = self._engine.between_jobs(writing, self._rescue)
             # Until then the memory is busy with what it was given.
-            free = time.monotonic() - stall_s + write_seconds(size + writing.retried, writes)
-            if writes.quiesce_required:
-                # Between two pauses the device answers for a whole interval.
-                due = time.monotonic() + interval
-                walk.pauses += 1
-            if stall_s * 1e3 > writes.stall_budget_ms:
-                # Callers waited longer than the device allows: write less at once for the rest of this walk.
-                self._budget = max(1, self._budget // 2)
+            free_s = writing.begun_s + write_seconds(size + writing.retried, writes)
+            pacer.end(time.monotonic(), free_s, stall_s)
+            walk.pauses += writes.quiesce_required
             walk.advance(end, size, back=phase is Phase.ROLLING_BACK)
             walk.wrote_again(sum(len(rows) for _, rows in writing.retries), writing.retried)
             self._recorder.wrote(chunks, begin, end, size, writing.retries, writing.retried)
             if ask_every and phase is Phase.WALKING and number % ask_every == 0:
                 self._ask_guard(walk, live)
-        return self._await_turn(walk, phase, free)
+        return self._await_turn(walk, phase, pacer.free_s)
 
     def _ask_guard(self, walk: Walk, live: LiveRunner) -> None:
         """Turn back if the weights on the way answer worse than the plan says."""
         leg, _ = walk.way.place(walk.position)
         if reason := behind(partial(self._plan.guard, live, leg)):
-            with self._changed:
-                self._succeed(walk)
-                if self._phase in (Phase.WALKING, Phase.PAUSED):
-                    walk.note(f"{leg.begin} → {leg.end}: {reason}")
-                    self._phase = after(self._phase, Event.REJECT)
+            self._doubt(walk, leg, reason)
 
     def _verify(self, walk: Walk, live: LiveRunner) -> None:
         """Decide by the canary, asked of the weights just written and of what will answer, if the mode is reached."""
@@ -260,9 +248,7 @@ class Controller(Helm):
         if reason:
             if target == self._mode:
                 self._engine.close()  # there is no other mode to go back to
-            with self._changed:
-                walk.note(f"{target}: {reason}")
-                self._phase = after(self._phase, Event.REJECT)
+            self._refuse(walk, reason)
             return
         self._recorder.rested(target, self._release)
         self._rest(runner, live)
@@ -279,20 +265,22 @@ class _Writing:
     """One increment on its way into the memory, while the engine is closed to callers where they take turns.
 
     Attributes:
+        begun_s: When writing began, on the monotonic clock.
         retries: What was written again.
         retried: Bytes of that.
     """
 
     def __init__(self, live: LiveRunner, increment: Increment, size: int, table: RowTable, writes: Writes) -> None:
         self._live, self._increment, self._size, self._table, self._writes = live, increment, size, table, writes
+        self.begun_s = 0.0
         self.retries: Retries = ()
         self.retried = 0
 
     def __call__(self) -> None:
         """Write; a declared pause lasts as long as the memory is busy, though it may take what it is given sooner."""
-        begun = time.monotonic()
+        self.begun_s = time.monotonic()
         self.retries = self._live.bank.write(self._increment)
         self.retried = retried_bytes(self.retries, self._table, self._writes)
         if self._writes.quiesce_required:
-            ready = begun + write_seconds(self._size + self.retried, self._writes)
+            ready = self.begun_s + write_seconds(self._size + self.retried, self._writes)
             time.sleep(max(0.0, ready - time.monotonic()))

@@ -10,6 +10,7 @@ from runtime.memory.recorder import Recorder
 from runtime.walking.engine import Engine
 from runtime.walking.operation import Operation, Outcome, Result
 from runtime.walking.retarget import Way, turn
+from runtime.walking.route import Leg
 from runtime.walking.table import Event, Phase, after
 from runtime.walking.walk import Walk
 from runtime.walking.walkable import Plan
@@ -112,6 +113,20 @@ class Helm:
             walk.note(*(f"{type(one).__name__}: {one}" for one in _causes(error)))
             if self._phase is not Phase.ROLLING_BACK:
                 self._phase = after(self._phase, Event.FAULT)
+
+    def _doubt(self, walk: Walk, leg: Leg, reason: str) -> None:
+        """The guard is not content with the weights on the way: turn back, if that is not under way."""
+        with self._changed:
+            self._succeed(walk)
+            if self._phase in (Phase.WALKING, Phase.PAUSED):
+                walk.note(f"{leg.begin} → {leg.end}: {reason}")
+                self._phase = after(self._phase, Event.REJECT)
+
+    def _refuse(self, walk: Walk, reason: str) -> None:
+        """The canary says that the mode is not reached: turn back."""
+        with self._changed:
+            walk.note(f"{walk.operation.target}: {reason}")
+            self._phase = after(self._phase, Event.REJECT)
 
     def _await_turn(self, walk: Walk, phase: Phase, due: float) -> bool:
         """Wait until the next increment is due; False when the walk is to turn or end."""

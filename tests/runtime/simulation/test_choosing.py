@@ -37,6 +37,14 @@ def test_of_equals_the_one_that_arrives_most_then_writes_least_is_named(outcome)
     assert named(outcome, flip={"peak_weight_bytes": 10**9}, ordered={}).strategy == "ordered"
 
 
+def test_a_tie_in_everything_is_called_one(outcome):
+    choice = named(outcome, ordered={}, naive={"different": 10**6})
+    assert choice.strategy == "ordered"
+    assert "naive did as well in all that counts" in choice.why
+    held = named(outcome, ordered={"peak_weight_bytes": 1000}, naive={"peak_weight_bytes": 5000}).why
+    assert "naive harmed as many and holds 5 kB of weights at once, not 1 kB" in held
+
+
 def test_who_hardly_arrives_is_too_slow(outcome):
     choice = named(outcome, linear={"switches": 1}, planned={"wrong_by_transition": 5})
     assert choice.strategy == "planned"

@@ -47,6 +47,9 @@ def test_json_is_the_result(call, plan):
     data = json.loads(done.stdout)
     assert data["choice"]["strategy"] == "flip"
     assert data["latency_ms"]["C1"] == pytest.approx(2.0)
+    assert data["policy"] == "shadow"
+    in_place = call("simulate", plan.path, "-t", "drone-descent", "--policy", "in-place", *call.latency, "--json")
+    assert json.loads(in_place.stdout)["policy"] == "in-place"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,8 @@ def test_json_is_the_result(call, plan):
         (("-t", "drone-descend"), 1, "did you mean"),
         (("-t", "drone-descent", "--strategies", "teleport"), 2, "teleport"),
         (("--rate", 2), 2, "need a --trace"),
+        (("--policy", "shadow"), 2, "need a --trace"),
+        (("-t", "drone-descent", "--policy", "elsewhere"), 1, "expected auto, in-place"),
         (("-t", "drone-descent", "--latency", "nowhere.json"), 1, "nowhere.json"),
     ],
 )

@@ -6,7 +6,10 @@ import pytest
 
 from runtime.errors import BundleError
 from runtime.plan.evaluation import Evaluator
+from runtime.plan.fit import peak_bytes
 from runtime.simulation import ByHand, Stage, TraceError, as_json, simulate_trace
+from runtime.simulation.questions import SLOWER
+from runtime.simulation.simulate import STEPS
 from runtime.simulation.simulator import PLANNED, STRATEGIES
 from runtime.simulation.trace import Arrivals
 from tests.runtime.bundles import profile
@@ -15,11 +18,15 @@ from tests.runtime.simulation.cases import LATENCY, heated, trace
 SLOW = {"bytes_per_increment": 100, "increments_per_second": 2.0}
 
 
+def in_place(**changes):
+    return profile(bank__policy="in-place", **changes)
+
+
 def played(plan, stage, one=None, names=("planned", "naive", "flip", "reload"), *, device=None, **options):
     options = {"latency_s": LATENCY, **SLOW, **options}
     kept = {}
     result = simulate_trace(
-        plan, device or profile(), one or trace(), names, stage=stage, keep=kept.__setitem__, **options
+        plan, device or in_place(), one or trace(), names, stage=stage, keep=kept.__setitem__, **options
     )
     return result, kept
 
@@ -99,13 +106,15 @@ def test_a_walk_takes_as_long_as_its_increments_and_writes_its_bytes(plan, stage
     move = plan.transitions[0]
     one = result.strategies["planned"]
     assert one.bytes_written == move.entry.bytes_written
-    # the first increment is written at once, and the walk is over with the last
-    assert one.walking_s == pytest.approx((one.increments - 1) / SLOW["increments_per_second"])
+    # the first increment is written at once; after the last, the canary gets the time that callers leave
+    asked_s = one.walking_s - (one.increments - 1) / SLOW["increments_per_second"]
+    alone_s = len(plan.canary) * (LATENCY["live"] + LATENCY["C2"])
+    assert alone_s < asked_s < 2 * alone_s
     assert sum(rows.sum() for rows in kept["planned"].mover.ledger.wear.values()) == len(move.chunks)
 
 
 def test_without_room_for_a_second_copy_flip_is_left_out_and_a_reload_leaves_a_gap(plan, stage):
-    device = profile(queue_limit=4)
+    device = in_place(queue_limit=4)
     result, _ = played(plan, stage, names=["planned", "flip", "reload"], device=device, second_copy=False)
     assert "no second copy" in result.left_out["flip"]
     reload = result.strategies["reload"]
@@ -134,7 +143,7 @@ def test_late_and_refused_requests_are_counted_against_the_deadline_and_the_line
         deadline_ms=9.5,
         seconds=10,
     )
-    result, _ = played(plan, stage, crowd, ["planned"], device=profile(queue_limit=9, bank__snap=False))
+    result, _ = played(plan, stage, crowd, ["planned"], device=in_place(queue_limit=9, bank__snap=False))
     one = result.strategies["planned"]
     # of 20 at once, one is served and nine wait, 3 ms each: those from the fourth on take longer
     assert (one.answered, one.refused, one.late) == (10, 10, 7)
@@ -142,7 +151,7 @@ def test_late_and_refused_requests_are_counted_against_the_deadline_and_the_line
 
 
 def test_writing_that_takes_time_keeps_callers_out_and_shrinks_to_the_stall_budget(plan, stage):
-    device = profile(writes__bytes_per_second={"value": 1e4, "provenance": "assumed", "source": "test"})
+    device = in_place(writes__bytes_per_second={"value": 1e4, "provenance": "assumed", "source": "test"})
     result, _ = played(plan, stage, names=["planned"], device=device, bytes_per_increment=400)
     one = result.strategies["planned"]
     assert one.longest_stall_ms == pytest.approx(0.04 * 1e3, rel=0.3)
@@ -156,7 +165,7 @@ def test_writing_that_takes_time_keeps_callers_out_and_shrinks_to_the_stall_budg
 
 def test_retries_and_whole_units_of_the_memory_cost_bytes_energy_and_wear(plan, stage):
     figure = {"provenance": "assumed", "source": "test"}
-    device = profile(
+    device = in_place(
         writes__granularity_bytes=64,
         writes__verify={"mean_writes": {"value": 3.0, **figure}, "most_writes": 10},
         writes__endurance_writes={"value": 1000.0, **figure},
@@ -174,9 +183,11 @@ def test_retries_and_whole_units_of_the_memory_cost_bytes_energy_and_wear(plan, 
     assert one.wear_share == pytest.approx(0.003)
     assert one.energy.idle_j == pytest.approx(80.0)
     assert one.energy.writes_j == pytest.approx(one.physical_bytes * 1e-2)
-    assert one.energy.answers_j == pytest.approx(kept["planned"].macs.sum() * 1e-3)
+    macs = {mode.name: mode.macs for mode in plan.manifest.modes}
+    asked = len(plan.canary) * (macs["C1"] + macs["C2"])
+    assert one.energy.answers_j == pytest.approx((kept["planned"].macs.sum() + asked) * 1e-3)
     assert one.total_j == pytest.approx(one.energy.idle_j + one.energy.answers_j + one.energy.writes_j)
-    assert sum(watts for watts in one.series.watts) * result.window_s == pytest.approx(one.total_j, rel=1e-6)
+    assert sum(one.series.watts) * result.window_s == pytest.approx(one.total_j, rel=1e-6)
     assert {line.name for line in result.assumptions} >= {"writes.verify.mean_writes", "energy.idle_w"}
 
 
@@ -229,3 +240,88 @@ def test_what_the_plan_does_not_have_is_refused(plan, stage):
         played(plan, stage, latency_s={"C1": 1e-3, "C2": 1e-3})
     with pytest.raises(BundleError, match="mode 'C9'"):
         played(plan, stage, device=msgspec.structs.replace(profile(), default_mode="C9"))
+
+
+def test_under_shadow_nobody_waits_for_writing_and_two_copies_are_held(plan, stage):
+    slow = {"writes__bytes_per_second": {"value": 1e4, "provenance": "assumed", "source": "test"}}
+    turns, _ = played(plan, stage, names=["planned"], device=in_place(**slow), bytes_per_increment=400)
+    both, kept = played(plan, stage, names=["planned"], device=profile(**slow), bytes_per_increment=400)
+    one, other = both.strategies["planned"], turns.strategies["planned"]
+    assert (both.policy, turns.policy) == ("shadow", "in-place")
+    assert one.longest_stall_ms == 0.0 < other.longest_stall_ms
+    assert one.longest_ms < other.longest_ms
+    moved = sum(layer.row_bytes * layer.units for layer in plan.table.layers)
+    assert one.peak_weight_bytes == other.peak_weight_bytes + moved
+    assert one.bytes_written == other.bytes_written
+    # of each row the second copy takes one more write, later; no cell is written more often for that
+    assert one.physical_bytes > other.physical_bytes
+    assert one.wear_writes == other.wear_writes
+    assert kept["planned"].mover.mode == "C1"
+
+
+def test_without_room_auto_walks_in_place_and_shadow_is_left_out(plan, stage):
+    need = peak_bytes(plan, 2, snap=True)
+    assert played(plan, stage, names=["planned"], device=profile(memory__weights_bytes=need))[0].policy == "shadow"
+    small, _ = played(plan, stage, names=["planned"], device=profile(memory__weights_bytes=need - 1))
+    assert (small.policy, list(small.strategies)) == ("in-place", ["planned"])
+    assert played(plan, stage, names=["planned"], device=profile(), second_copy=False)[0].policy == "in-place"
+    refused, _ = played(plan, stage, names=["planned"], device=profile(), second_copy=False, policy="shadow")
+    assert "second copy" in refused.left_out["planned"]
+    with pytest.raises(BundleError, match="policy: found 'elsewhere'"):
+        played(plan, stage, policy="elsewhere")
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_canary_gets_the_time_that_callers_leave(plan, stage, busy):
+    """Against a line that is never empty, a tenth of what callers get; those wait a tenth longer."""
+    rate = 400.0 if busy else 0.1
+    one = trace(
+        requests=(Arrivals(kind="constant", per_second=rate),), manual=(ByHand(at_s=5, mode="C2"),), deadline_ms=1e4
+    )
+    device = in_place(bank__snap=False, queue_limit=10)
+    result, kept = played(plan, stage, one, ["planned"], device=device, bytes_per_increment=10**6)
+    alone_s = len(plan.canary) * LATENCY["live"]
+    walking_s = result.strategies["planned"].walking_s
+    # the one increment takes its turn behind ten callers
+    waited_s = 10 * LATENCY["live"] if busy else 0.0
+    assert walking_s == pytest.approx((11 if busy else 1) * alone_s + waited_s, rel=0.02)
+    if busy:
+        seconds = kept["planned"].latency_s
+        assert np.nanmax(seconds) == pytest.approx(11 * LATENCY["live"] * SLOWER, rel=0.05)
+
+
+def test_who_waits_is_told_how_far_it_is_and_interrupts_at_once(plan, stage):
+    told = []
+    played(plan, stage, names=["planned", "geodesic", "flip"], step=told.append)
+    assert len(told) == 3 * STEPS, "those left out count as played"
+    assert told[1] == "planned, 4 of 40 s"
+
+    def interrupt(detail):
+        if detail == "planned, 20 of 40 s":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        played(plan, stage, names=["planned"], step=interrupt)
+    assert played(plan, stage, names=["planned"])[0].strategies["planned"].switches == 3, "the stage is as it was"
+
+
+def test_rows_of_strategies_are_kept_up_to_a_limit(plan, monkeypatch):
+    monkeypatch.setattr("runtime.simulation.simulate.MOST_PATH_BYTES", 0)
+    stage = Stage.of(plan)
+    large = stage.of_strategy("ramp")
+    assert large.own_bytes > plan.table.pool[plan.table.names[0]].nbytes
+    stage.of_strategy("planned")
+    assert list(stage.paths) == ["planned"], "the ramp's rows are let go"
+    assert stage.of_strategy("planned") is stage.of_strategy("planned")
+
+
+def test_latency_is_told_at_rest_and_while_switching(plan, stage):
+    slow = {"writes__bytes_per_second": {"value": 1e4, "provenance": "assumed", "source": "test"}}
+    result, kept = played(plan, stage, names=["planned"], device=in_place(**slow), bytes_per_increment=400)
+    one, seen = result.strategies["planned"], kept["planned"]
+    assert one.at_rest.answered + one.under_way.answered == one.answered
+    assert one.under_way.p99_ms > one.at_rest.p99_ms
+    assert one.under_way.p50_ms == pytest.approx(1e3 * np.median(seen.latency_s[seen.under_way]))
+    assert (seen.mixed <= seen.under_way).all()
+    still, _ = played(plan, stage, trace(manual=()), ["planned"], device=in_place())
+    assert still.strategies["planned"].under_way is None
