@@ -21,12 +21,13 @@ from runtime.simulation.latency import LIVE
 from runtime.simulation.line import Line
 from runtime.simulation.mover import Mover
 from runtime.simulation.paths import Paths, Place
-from runtime.simulation.questions import SLOWER, Questions
+from runtime.simulation.questions import Questions
 from runtime.simulation.replacing import Replacer
 from runtime.simulation.room import Room
 from runtime.simulation.trace import ByHand, Held, Trace
 from runtime.simulation.walking import Walker
 from runtime.walking.bank import InPlaceBank, ShadowBank
+from runtime.walking.behind import SLOWER
 from runtime.walking.engine import LiveRunner, Runner
 from runtime.walking.net import DeployedPlan
 from runtime.walking.rows import State

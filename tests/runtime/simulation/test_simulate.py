@@ -8,10 +8,10 @@ from runtime.errors import BundleError
 from runtime.plan.evaluation import Evaluator
 from runtime.plan.fit import peak_bytes
 from runtime.simulation import ByHand, Stage, TraceError, as_json, simulate_trace
-from runtime.simulation.questions import SLOWER
 from runtime.simulation.simulate import STEPS
 from runtime.simulation.simulator import PLANNED, STRATEGIES
 from runtime.simulation.trace import Arrivals
+from runtime.walking.behind import SLOWER
 from tests.runtime.bundles import profile
 from tests.runtime.simulation.cases import LATENCY, heated, trace
 
