@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -18,25 +18,52 @@ T = TypeVar("T")
 STEPS: Final = 19
 """Of niceness, the most there is. Against one busy thread, Linux gives a seventieth of a core. Ten steps would give a
 tenth, which is more than it seems: where callers take half of the time there is, one in a hundred then waits a quarter
-longer. The price is that on a core that callers never leave alone the work takes seventy times as long."""
+longer. The price is that on a core that is never left alone the work takes seventy times as long."""
+PATIENCE_S: Final = 5.0
+"""After which it is done at the usual priority: a switch must come to its end on a board that is overloaded, too."""
 SLOWER: Final = 1 + 15 / 1024
 """Time that others take beside such a thread, on one core, against what they take without: Linux's weights of the
 lowest and of the usual priority."""
 
 
-def behind(work: Callable[[], T]) -> T:
-    """Do some work on a thread of lower priority, and wait for it.
+class _GivenUp(Exception):
+    """Somebody else does the work now."""
+
+
+class _Own(threading.local):
+    """What a thread of lower priority knows of itself."""
+
+    given_up: threading.Event | None = None
+
+
+_own = _Own()
+
+
+def may_end() -> None:
+    """To be called again and again by work that takes long: the place at which it ends if it has been given up."""
+    if _own.given_up is not None and _own.given_up.is_set():
+        raise _GivenUp
+
+
+def behind(work: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """Do some work on a thread of lower priority, and wait for it; if it takes too long, do it here after all.
 
     It should hold the interpreter's lock for moments only, as inference does: a thread that waits for a core while it
     holds that lock would hold up everybody. Only Linux has threads of different niceness; elsewhere, and where the
     system allows no change or has no thread to spare, the work is done all the same.
 
+    Args:
+        work: To be done, perhaps from the start once more; see ``may_end``.
+        patience_s: Seconds until it is done by the thread that waits.
+
     Returns:
         What ``work`` returns; what it raises is raised here.
     """
     done: Future[T] = Future()
+    given_up = threading.Event()
 
     def run() -> None:
+        _own.given_up = given_up
         try:
             _give_way()
             done.set_result(work())
@@ -47,6 +74,9 @@ def behind(work: Callable[[], T]) -> T:
         # A thread of its own: who has stepped back may not step forward again.
         threading.Thread(target=run, name="geoshift-behind", daemon=True).start()
     except RuntimeError:
+        return work()
+    if not wait([done], patience_s).done:
+        given_up.set()
         return work()
     return done.result()
 

@@ -29,6 +29,7 @@ from runtime.plan.fit import Policy, choose_policy, peak_bytes
 from runtime.plan.graphs import compact_session, live_session
 from runtime.plan.trust import Trust, pin
 from runtime.walking.bank import Bank, InPlaceBank, ShadowBank
+from runtime.walking.behind import may_end
 from runtime.walking.controller import Controller
 from runtime.walking.engine import CompactRunner, Engine, LiveRunner, Runner
 from runtime.walking.operation import Operation
@@ -133,7 +134,10 @@ class DeployedPlan:
         more for good than the device needs at rest.
         """
         samples = self.bundle.canary
-        answers = [np.argmax(runner.run(samples.inputs[at : at + 1])) for at in range(len(samples))]
+        answers = []
+        for at in range(len(samples)):
+            may_end()
+            answers.append(np.argmax(runner.run(samples.inputs[at : at + 1])))
         return int((np.array(answers) == samples.labels).sum())
 
 

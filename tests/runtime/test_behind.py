@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from runtime.walking.behind import STEPS, behind
+from runtime.walking.behind import STEPS, behind, may_end
 
 LOWEST = 19
 
@@ -39,3 +39,23 @@ def test_without_a_thread_to_spare_it_is_done_all_the_same(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert behind(threading.get_ident) == threading.get_ident()
+
+
+def test_what_takes_too_long_is_done_by_the_thread_that_waits():
+    here, goes_on, ended = threading.get_ident(), threading.Event(), threading.Event()
+
+    def work():
+        if threading.get_ident() == here:
+            may_end()  # nobody has given this one up
+            return "here"
+        goes_on.wait()
+        try:
+            may_end()
+        finally:
+            ended.set()
+        return "there"  # pragma: no cover
+
+    assert behind(work, patience_s=0.01) == "here"
+    goes_on.set()
+    assert ended.wait(60)
+    assert behind(lambda: may_end() or 42) == 42
