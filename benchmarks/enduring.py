@@ -75,9 +75,9 @@ def _look(transitions: int) -> dict[str, int]:
     while time.monotonic() < until:
         time.sleep(0.05)
         fewest = min(fewest, process.num_threads())
-    memory = process.memory_full_info()
+    memory = process.memory_info()
     return {
-        "transitions": transitions, "resident": memory.rss, "own": memory.uss, "descriptors": process.num_fds(),
+        "transitions": transitions, "resident": memory.rss, "own": memory.rss - memory.shared, "descriptors": process.num_fds(),
         "threads": fewest,
     }  # fmt: skip
 

@@ -20,13 +20,11 @@ from runtime.walking.operation import Outcome
 
 LOOK_S = 0.002
 """Between two looks at what is resident: no faster can a process touch 20 MB."""
-CLOSER_LOOK_S = 0.05
-"""Between two looks at what is its own, for which the system goes through all its pages."""
 
 
 @dataclass
 class Peaks:
-    """The most that was seen, in bytes."""
+    """The most that was seen, in bytes; own is what no file stands for, and no other process changes."""
 
     resident: int = 0
     own: int = 0
@@ -79,7 +77,6 @@ def measure(path: str, policy: str, snap: bool, rest_s: float, tours: int) -> di
         "rest": {"resident": rest.resident, "own": sorted(rest.own_looks)[len(rest.own_looks) // 2]},
         "walking": {"resident": walk.resident, "own": walk.own},
         "looks": [rest.looks, walk.looks],
-        "own_looks": [len(rest.own_looks), len(walk.own_looks)],
     }
 
 
@@ -88,14 +85,12 @@ def _watched(ask: Callable[[], None], goes_on: Callable[[], bool]) -> Peaks:
     process, peaks, ends = psutil.Process(), Peaks(), threading.Event()
 
     def look() -> None:
-        due = 0.0
         while not ends.wait(LOOK_S):
-            peaks.resident = max(peaks.resident, process.memory_info().rss)
+            memory = process.memory_info()
+            peaks.resident = max(peaks.resident, memory.rss)
+            peaks.own_looks.append(memory.rss - memory.shared)
+            peaks.own = max(peaks.own, peaks.own_looks[-1])
             peaks.looks += 1
-            if time.monotonic() >= due:
-                peaks.own_looks.append(process.memory_full_info().uss)
-                peaks.own = max(peaks.own, peaks.own_looks[-1])
-                due = time.monotonic() + CLOSER_LOOK_S
 
     watcher = threading.Thread(target=look, name="watcher")
     watcher.start()
