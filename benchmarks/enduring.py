@@ -77,8 +77,8 @@ def _look(transitions: int) -> dict[str, int]:
         fewest = min(fewest, process.num_threads())
     memory = process.memory_info()
     return {
-        "transitions": transitions, "resident": memory.rss, "own": memory.rss - memory.shared, "descriptors": process.num_fds(),
-        "threads": fewest,
+        "transitions": transitions, "resident": memory.rss, "own": memory.rss - memory.shared,
+        "descriptors": process.num_fds(), "threads": fewest,
     }  # fmt: skip
 
 

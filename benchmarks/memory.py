@@ -3,8 +3,8 @@
 A process opens the plan, answers for a while at rest, and then walks the tour at the profile's pace while it answers.
 A thread beside it looks every 2 ms at what is resident (RSS, of which the peak counts) and at what of it is its own:
 anonymous pages, which no file stands for and no other process shares (at rest the median counts, walking the peak).
-Bars: with policy `in-place`, both at most 1.05 times what they are at rest; with `shadow`, which holds the moved tensors
-twice, at most what `in-place` has at rest and 1.1 times the bytes of the moved tensors.
+Bars: with policy `in-place`, both at most 1.05 times what they are at rest; with `shadow`, which holds the moved
+tensors twice, at most what `in-place` has at rest and 1.1 times the bytes of the moved tensors.
 
 The network rests on the graph that it walks on (`snap: false`). With `snap: true` a mode's smaller graph is loaded on
 arrival, before the live one is released, and the other way round when it leaves: that is another matter than walking,
