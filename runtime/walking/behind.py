@@ -70,15 +70,19 @@ def behind(work: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
         except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it, whatever it is
             done.set_exception(error)
 
+    # A thread of its own: who has stepped back may not step forward again.
+    thread = threading.Thread(target=run, name="geoshift-behind", daemon=True)
     try:
-        # A thread of its own: who has stepped back may not step forward again.
-        threading.Thread(target=run, name="geoshift-behind", daemon=True).start()
+        thread.start()
     except RuntimeError:
         return work()
-    if not wait([done], patience_s).done:
-        given_up.set()
+    if wait([done], patience_s).done:
+        return done.result()
+    given_up.set()
+    try:
         return work()
-    return done.result()
+    finally:
+        thread.join()  # or it would read what is written next, or be in the middle of something as the process ends
 
 
 def _give_way() -> None:
