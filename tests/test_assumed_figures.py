@@ -108,9 +108,9 @@ def test_the_table_page_csv_and_json_of_a_played_trace(seen):
     result = simulate_trace(seen.bundle, seen.device, one, ("planned", "flip"))
     found = {"harmed", "p99_ms", "walking_s", "total_j", "watts", "wear_share", "longest_stall_ms"}
     assert found <= {*result.assumed} if seen.assumed else result.assumed == ()
-    text = page._render(seen.bundle, one, result, dict.fromkeys(("happenings", "over_time", "costs"), BLANK))
+    text = page._render(seen.bundle, one, result, dict.fromkeys(("happenings", "over_time", "costs"), BLANK), 0)
     head = re.findall(r"<th class=\"number\">([^<]*(?:<br>[^<]*)?)</th>", text)
-    heads = {"Harmed", "late", "refused", "p50", "p99", "Switching", "Longest<br>stall", "Energy"}
+    heads = {"Harmed", "late", "refused", "p50,<br>all", "p99,<br>all", "Switching", "Longest<br>stall", "Energy"}
     assert heads <= {name.rstrip("*") for name in head if name.endswith("*") is seen.assumed}
     rows = list(csv.DictReader(io.StringIO(page.as_csv(result))))
     assert all(("watts" in row["assumed"].split()) is seen.assumed for row in rows)

@@ -306,13 +306,16 @@ def trace_table(data: dict[str, Any]) -> Table:
     from runtime.reporting.inspection import ASSUMED, ASSUMED_WORDS
 
     star = {name: ASSUMED if name in data["assumed"] else "" for name in RESTS_ON}
+    sent_back = any(one["rolled_back"] for one in data["strategies"].values())
     table = Table(
-        "strategy", f"harmed{star['harmed']}", f"wrong{star['wrong_by_transition']}", f"missed{star['late']}", "back",
+        "strategy", f"harmed{star['harmed']}", f"wrong{star['wrong_by_transition']}", f"missed{star['late']}",
+        *(["back"] if sent_back else []),
         "lost", f"p99{star['p99_ms']}", "written", "weights", f"switching{star['walking_s']}",
         title=f"{plain(data['trace'])} on {plain(data['profile'])}: {data['seconds']:g} s, seed {data['seed']}; C1 "
         f"answers {data['dense_accuracy']:.2%} right",
-        caption="harmed: wrong because of the transition, or missed (late or refused); back: "
-        "switches that the canary or the guard sent back; lost: points against C1"
+        caption="harmed: wrong because of the transition, or missed (late or refused); "
+        + ("back: switches that the canary or the guard sent back; " if sent_back else "")
+        + "lost: points against C1"
         + (f"; {ASSUMED} {ASSUMED_WORDS}" if data["assumed"] else ""),
         title_justify="left", caption_justify="left", box=None,
     )  # fmt: skip
@@ -323,7 +326,7 @@ def trace_table(data: dict[str, Any]) -> Table:
             f"{missed + one['wrong_by_transition']:,}",
             f"{one['wrong_by_transition']:,}",
             f"{missed:,}",
-            f"{one['rolled_back']:,}",
+            *([f"{one['rolled_back']:,}"] if sent_back else []),
             f"{one['paired_loss_points']:.2f}",
             f"{one['p99_ms']:.3g} ms",
             f"{one['bytes_written'] / 1e3:,.0f} kB",

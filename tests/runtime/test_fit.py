@@ -161,7 +161,11 @@ def test_a_device_that_serves_codes_holds_float32_and_the_scales(
     bundle: bundles.Bundle, coded: bundles.Bundle, policy: str, copies: int
 ) -> None:
     for one in (bundle, coded):
-        device = profile(bank__snap=False, weights=DEVICE if one is coded else {})
+        # no more than that, or there would be room to lay the network out
+        device = profile(
+            bank__snap=False, weights=DEVICE if one is coded else {},
+            memory__weights_bytes=peak_bytes(one, copies, snap=False),
+        )  # fmt: skip
         with Net(one, device, policy) as net:
             held = sum(
                 array.nbytes for array in (*one.tensors.values(), *one.table.pool.values(), *one.scales.values())
