@@ -23,7 +23,9 @@ def picture(found: list[dict[str, Any]]) -> Figure:
     """Each criterion against the held-out worst drop; what each choice regrets; paths over the loss."""
     figure = Figure(figsize=(13, 8), layout="constrained")
     axes = figure.subplots(2, 3)
-    colors = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#999999", "#D55E00")
+    colors = (
+        "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#999999", "#D55E00", "#882255", "#000000",
+    )  # fmt: skip
     for axis, criterion in zip(axes.flat, CRITERIA, strict=False):
         for color, one in zip(colors, found, strict=False):
             rho = one["correlations"][criterion]
@@ -38,7 +40,7 @@ def picture(found: list[dict[str, Any]]) -> Figure:
         axis.set_ylabel("held-out worst drop, points")
         if criterion == "validation":
             axis.set_xscale("symlog", linthresh=0.1)
-        axis.legend(fontsize=6.5, title="rank correlation [95 %]", title_fontsize=7)
+        axis.legend(fontsize=6, title="rank correlation [95 %]", title_fontsize=7)
     regrets(axes.flat[4], found, colors)
     drawn = next((one["slice"] for one in found if one.get("slice") is not None), None)
     if drawn is not None:
