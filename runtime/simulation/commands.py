@@ -317,7 +317,7 @@ def trace_table(data: dict[str, Any]) -> Table:
         + ("back: switches that the canary or the guard sent back; " if sent_back else "")
         + "lost: points against C1"
         + (f"; {ASSUMED} {ASSUMED_WORDS}" if data["assumed"] else ""),
-        title_justify="left", caption_justify="left", box=None,
+        title_justify="left", caption_justify="left", box=None, pad_edge=False, collapse_padding=True,
     )  # fmt: skip
     for name, one in data["strategies"].items():
         missed = one["refused"] + one["late"]
