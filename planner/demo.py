@@ -33,7 +33,7 @@ from runtime.walking.operation import Outcome
 MODEL, DATA, PROFILE = "digits-cnn", "digits", "raspberry-pi-5"
 TRADE_OFF: TradeOff = "accuracy"
 """A board's memory does not wear, and the network is small: there the steadiest way costs nothing to speak of."""
-BYTES_PER_INCREMENT = 2048
+BYTES_PER_INCREMENT = 4096
 """The demo's network is a hundred times smaller than those a board runs; the write budget is reduced with it, or each
 switch would be over in one or two increments and nothing could be seen."""
 
