@@ -147,7 +147,7 @@ def live_against_virtual(bundle: Bundle, seconds: float) -> dict[str, Any]:
         schema=SCHEMA, name="live", seconds=seconds, requests=(Arrivals(kind="poisson", per_second=LIVE_RATE),),
         manual=(ByHand(at_s=quarter, mode="C2"), ByHand(at_s=3 * quarter, mode="C1")),
     )  # fmt: skip
-    latency = measure_latency(bundle, profile.threads)
+    latency = measure_latency(bundle, profile.threads, gap_s=1 / LIVE_RATE)
     kept: dict[str, Played] = {}
     result = simulate_trace(
         bundle, profile, trace, ("planned",), seed=SEED, latency_s=latency, keep=kept.__setitem__, series=False

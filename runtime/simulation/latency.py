@@ -17,6 +17,9 @@ from runtime.walking.engine import CompactRunner, Engine, LiveRunner, Runner
 
 LIVE: Final = "live"
 """Key of the dense graph on weights that move, which answers on the way."""
+GAP_S: Final = 5e-3
+"""On average between two answers that are measured. Requests come apart, and the caches are another's meanwhile: then a
+network of ten microseconds takes twice as long on an idle machine, and seven times on a busy one."""
 
 
 def latency_of_profile(bundle: Bundle, profile: Profile) -> dict[str, float] | None:
@@ -34,7 +37,9 @@ def latency_of_profile(bundle: Bundle, profile: Profile) -> dict[str, float] | N
     }
 
 
-def measure_latency(bundle: Bundle, threads: int, *, seconds: float = 0.3, rounds: int = 3) -> dict[str, float]:
+def measure_latency(
+    bundle: Bundle, threads: int, *, seconds: float = 0.5, rounds: int = 3, gap_s: float = GAP_S
+) -> dict[str, float]:
     """Median seconds of one answer by mode on this machine, through the runtime's engine.
 
     The modes take turns, so that a machine that is busy for a moment does not slow one of them alone. Only one network
@@ -45,7 +50,9 @@ def measure_latency(bundle: Bundle, threads: int, *, seconds: float = 0.3, round
         threads: Threads that compute one answer.
         seconds: Time spent on each mode in each round.
         rounds: Rounds.
+        gap_s: Mean seconds between two answers; they are as random as those between requests.
     """
+    rng = np.random.default_rng(0)
     names = (*(mode.name for mode in bundle.manifest.modes), LIVE)
     seen: dict[str, list[float]] = {name: [] for name in names}
     inputs = bundle.evaluation.inputs
@@ -60,8 +67,13 @@ def measure_latency(bundle: Bundle, threads: int, *, seconds: float = 0.3, round
                 x = inputs[place % len(inputs)][None]
                 begun = time.perf_counter()
                 engine.infer(x)
-                seen[name].append(time.perf_counter() - begun)
+                answered = time.perf_counter()
+                seen[name].append(answered - begun)
                 place += 1
+                # Spinning, not sleeping: a core that wakes up takes longer, which is no matter of the runtime's.
+                gap_end = answered + rng.exponential(gap_s)
+                while time.perf_counter() < gap_end:
+                    pass
     return {name: float(np.median(times)) for name, times in seen.items()}
 
 
