@@ -5,7 +5,8 @@ readings, played with three strategies in this process. The CPU time must grow a
 grow once the first devices have been played, and the result must be the same in one process and in two.
 
 **Latency**: the same requests asked of the live runtime on this machine, in real time, and played on the virtual
-clock with the latencies measured just before. The medians at rest and on the way must agree within 15 %. The 99th
+clock with the latencies measured just before, five times. The medians at rest and on the way must agree within 15 %, in
+the median of the five. The 99th
 percentiles, from when a request is due, so that its time in the line counts, are reported without a bar: the simulator
 knows the line and the canary, and nothing of what else a machine does.
 
@@ -69,7 +70,7 @@ SECONDS_BAR, DEVIATION_BAR, GROWTH_BAR_MB, RATIO_BAR = 300.0, 0.05, 8.0, 0.15
 WARM = 0.25
 """Share of the devices after which memory counts: by then the answers of nearly all states are known."""
 
-LIVE_SECONDS, LIVE_RATE, LIVE_PACE = 16.0, 200.0, 8.0
+LIVE_ROUNDS, LIVE_SECONDS, LIVE_RATE, LIVE_PACE = 5, 12.0, 200.0, 8.0
 RATES = (1.0, 5.0, 20.0, 50.0, 100.0, 200.0)
 SPEEDS = (3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6, 1e7)
 RIVALS = ("planned", "naive", "flip", "reload")
@@ -309,14 +310,18 @@ def run(quick: bool) -> Findings:
     console.print("the same in one process and in two")
     same = equal(bundle, few)
     console.print("live against virtual")
-    live = live_against_virtual(bundle, 8.0 if quick else LIVE_SECONDS)
+    rounds = [live_against_virtual(bundle, 8.0 if quick else LIVE_SECONDS) for _ in range(1 if quick else LIVE_ROUNDS)]
+    live = {
+        key: np.median([one[key] for one in rounds], axis=0).tolist()
+        for key in ("rest_ms", "walk_ms", "rest_p99_ms", "walk_p99_ms")
+    }
     speeds, rates = (SPEEDS[::3], RATES[::2]) if quick else (SPEEDS, RATES)
     console.print("crossover")
     cells = crossover(bundle, speeds, rates)
     folder = ROOT / ("quick" if quick else "results")
     folder.mkdir(parents=True, exist_ok=True)
     map_of(cells, speeds, rates).savefig(folder / "crossover.png", dpi=110)
-    off = {key: live[key][1] / live[key][0] - 1 for key in ("rest_ms", "walk_ms")}
+    off = {key: [abs(one[key][1] / one[key][0] - 1) for one in rounds] for key in ("rest_ms", "walk_ms")}
     one = played["strategies"]
     claims = [
         Claim(f"CPU time of {devices} devices, {len(STRATEGIES)} strategies each", played["cpu_s"], "s", "<=",
@@ -325,8 +330,10 @@ def run(quick: bool) -> Findings:
         Claim(f"memory grown after the first {WARM:.0%} of devices", played["memory_growth_mb"], "MB", "<=",
               GROWTH_BAR_MB),
         Claim("the same result in one process and in two", float(same), "", "==", 1.0),
-        Claim("predicted against live latency at rest, median", abs(off["rest_ms"]), "off", "<=", RATIO_BAR),
-        Claim("predicted against live latency on the way, median", abs(off["walk_ms"]), "off", "<=", RATIO_BAR),
+        Claim("predicted against live latency at rest, median", float(np.median(off["rest_ms"])), "off", "<=", RATIO_BAR,
+              off["rest_ms"]),
+        Claim("predicted against live latency on the way, median", float(np.median(off["walk_ms"])), "off", "<=",
+              RATIO_BAR, off["walk_ms"]),
         Claim(
             "requests wrong because of the transition, planned against naive",
             one["planned"]["wrong_by_transition"] / max(one["naive"]["wrong_by_transition"], 1), "of naive", "<=", 0.05,
@@ -336,7 +343,7 @@ def run(quick: bool) -> Findings:
         seeds=[SEED],
         claims=claims,
         rivals={name: {key: value[key] for key in ("harmed", "requests", "chosen")} for name, value in one.items()},
-        data={"fleet": played, "live": live, "crossover": cells},
+        data={"fleet": played, "live": rounds, "crossover": cells},
         picture=_picture(played, live),
     )
 
