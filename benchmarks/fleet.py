@@ -6,9 +6,8 @@ grow once the first devices have been played, and the result must be the same in
 
 **Latency**: the same requests asked of the live runtime on this machine, in real time, and played on the virtual
 clock with the latencies measured just before, five times. The medians at rest and on the way must agree within 15 %, in
-the median of the five. The 99th
-percentiles, from when a request is due, so that its time in the line counts, are reported without a bar: the simulator
-knows the line and the canary, and nothing of what else a machine does.
+the median of the five. The 99th percentiles, from when a request is due, so that its time in the line counts, are
+reported without a bar: the simulator knows the line and the canary, and nothing of what else a machine does.
 
 **Crossover** (``crossover.png``): one switch there and back on devices whose memory takes from 300 bytes to 10 MB a
 second, asked 1 to 200 times a second, with room for a second copy of weights and without. Each cell has the strategy
@@ -330,8 +329,8 @@ def run(quick: bool) -> Findings:
         Claim(f"memory grown after the first {WARM:.0%} of devices", played["memory_growth_mb"], "MB", "<=",
               GROWTH_BAR_MB),
         Claim("the same result in one process and in two", float(same), "", "==", 1.0),
-        Claim("predicted against live latency at rest, median", float(np.median(off["rest_ms"])), "off", "<=", RATIO_BAR,
-              off["rest_ms"]),
+        Claim("predicted against live latency at rest, median", float(np.median(off["rest_ms"])), "off", "<=",
+              RATIO_BAR, off["rest_ms"]),
         Claim("predicted against live latency on the way, median", float(np.median(off["walk_ms"])), "off", "<=",
               RATIO_BAR, off["walk_ms"]),
         Claim(
