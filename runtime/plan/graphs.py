@@ -14,14 +14,11 @@ from device_profiles import Profile
 from runtime.errors import BundleError
 from runtime.plan.bundle import GRAPH, Bundle
 from runtime.plan.compact import pack
-from runtime.plan.fit import peak_bytes
+from runtime.plan.fit import affords_comfort
 from runtime.walking.layout import Layout
 from runtime.walking.rows import Floats
 from runtime.walking.session import Session, lay_out
 
-LAID_OUT_BYTES: Final = 16 << 20
-"""Largest network whose live graph is laid out. It takes convolutions that are short of work to gain by it: resnet8
-(0.3 MB) answered in 0.8 of the time, VGG-11 (112 MB) in 0.96, and the graph is written to a file and read twice."""
 _KNOWN_LAYOUTS: Final = 2
 _layouts: OrderedDict[bytes, Layout | None] = OrderedDict()
 """Layouts that were made, the last one used last: leaving a mode's compact graph must not take a tenth of a second."""
@@ -54,10 +51,7 @@ def live_session(bundle: Bundle, threads: int, profile: Profile | None = None, *
 
 def _has_room(bundle: Bundle, profile: Profile) -> bool:
     """Whether a network is small, and its layout fits the device's memory under any policy."""
-    size = sum(tensor.nbytes for tensor in bundle.tensors.values())
-    # two copies of the moved tensors, each laid out anew, and the constants in the graph that is laid out
-    need = peak_bytes(bundle, 4, profile.bank.snap) + sum(one.nbytes for one in bundle.constants.values())
-    return size <= LAID_OUT_BYTES and need <= profile.memory.weights_bytes and profile.bank.policy != "persistent"
+    return affords_comfort(bundle.manifest, profile) and profile.bank.policy != "persistent"
 
 
 def _layout(graph: bytes, constants: Mapping[str, Floats], origin: str) -> Layout | None:

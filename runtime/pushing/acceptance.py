@@ -15,11 +15,13 @@ from runtime.plan.bundle import Head
 from runtime.plan.bundle_parts import moved_layers
 from runtime.plan.costs import check_writes
 from runtime.plan.fit import (
+    affords_comfort,
     announced_bytes,
     announced_need,
     check_manifest_weights,
     check_profile_modes,
     check_rows,
+    comfort_bytes,
     moved_bytes,
 )
 from runtime.plan.manifest import Manifest
@@ -134,6 +136,10 @@ def gap_s(head: Head, present: Network) -> float | None:
     copies = 2 if present.policy == "shadow" else 1
     held = announced_bytes(present.bundle.manifest, copies, profile.bank.snap)
     need = announced_need(head.manifest, profile, present.wanted_policy)
+    if affords_comfort(present.bundle.manifest, profile):
+        held = comfort_bytes(present.bundle.manifest, profile)
+    if affords_comfort(head.manifest, profile):
+        need = comfort_bytes(head.manifest, profile)
     if held + need <= profile.memory.weights_bytes:
         return None
     new, old = (sum(entry.bytes for entry in one.files.values()) for one in (head.manifest, present.bundle.manifest))

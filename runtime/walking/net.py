@@ -25,7 +25,7 @@ from runtime.memory.weight_memory import PersistentBank
 from runtime.plan import bundle as bundles
 from runtime.plan.bundle import Bundle
 from runtime.plan.costs import check_writes, wanted_policy
-from runtime.plan.fit import Policy, choose_policy, peak_bytes
+from runtime.plan.fit import Policy, affords_comfort, choose_policy
 from runtime.plan.graphs import compact_session, live_session
 from runtime.plan.trust import Trust, pin
 from runtime.walking.bank import Bank, InPlaceBank, ShadowBank
@@ -143,10 +143,8 @@ class DeployedPlan:
 
 def _have_room(bundle: Bundle, profile: Profile) -> bool:
     """Whether the sessions of all graphs may be kept beside everything else that the device holds."""
-    size = sum(tensor.nbytes for tensor in bundle.tensors.values())
-    every = size * (len(bundle.states) + 1)
-    # two copies of the moved tensors, each laid out anew
-    return every <= KEPT_BYTES and peak_bytes(bundle, 4, profile.bank.snap) + every <= profile.memory.weights_bytes
+    every = bundle.manifest.model.dense_bytes * (len(bundle.states) + 1)
+    return every <= KEPT_BYTES and affords_comfort(bundle.manifest, profile)
 
 
 class Net:

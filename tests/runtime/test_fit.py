@@ -10,6 +10,8 @@ from device_profiles import ProfileError, Weights, load
 from runtime.errors import BundleError, PushRefused
 from runtime.plan import bundle as bundles
 from runtime.plan.fit import (
+    SMALL_BYTES,
+    affords_comfort,
     announced_bytes,
     announced_need,
     check_bundle,
@@ -19,11 +21,13 @@ from runtime.plan.fit import (
     check_size,
     check_weights,
     choose_policy,
+    comfort_bytes,
     in_words,
     needed_bytes,
     peak_bytes,
     stored_bytes,
 )
+from runtime.plan.graphs import live_session
 from runtime.plan.onnx_file import read_operators
 from runtime.pushing.acceptance import check_successor
 from runtime.simulation.room import room_for
@@ -236,3 +240,22 @@ def test_overrides_reach_a_network_that_is_opened(path: Path) -> None:
         geoshift.open(path, overrides=["threads=0"])
     with pytest.raises(BundleError, match=r"target\.runs: found 'simulate'"):
         geoshift.open(path, overrides=["target.runs=simulate"])
+
+
+def test_what_makes_a_small_network_faster_is_taken_only_where_two_plans_have_room_for_it(
+    bundle: bundles.Bundle,
+) -> None:
+    """What is held with all of it is no more than was reckoned with, or two of them would not fit after a push."""
+    reckoned = comfort_bytes(bundle.manifest, profile())
+    for memory, comfort in ((2 * reckoned, True), (2 * reckoned - 1, False)):
+        device = profile(memory__weights_bytes=memory)
+        assert affords_comfort(bundle.manifest, device) is comfort
+        with Net(bundle, device, "shadow") as net:
+            assert (net._plan._sessions is not None) is comfort
+            assert live_session(bundle, 1, device).laid_out <= comfort
+            held = sum(array.nbytes for array in (*bundle.tensors.values(), *bundle.table.pool.values()))
+            assert held + net.weight_bytes <= reckoned
+    large = msgspec.structs.replace(
+        bundle.manifest, model=msgspec.structs.replace(bundle.manifest.model, dense_bytes=SMALL_BYTES + 1)
+    )
+    assert not affords_comfort(large, profile(memory__weights_bytes=2**40))
