@@ -2,7 +2,7 @@
 
 Functional length alone misleads: a long path through good networks beats a short one through a bad network. So first
 the bound that the device profile guards, then the cost that the profile's trade-off names (bytes, if nothing else), and
-a dearer path must earn it.
+a dearer path must earn it. Where accuracy is the trade-off, lengths decide among paths that are otherwise equally good.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The simulator writes what the runtime writes: the same bytes, states and weights, bit for bit."""
 
 import hashlib
-import time
 from dataclasses import replace
 
 import msgspec
@@ -27,6 +26,7 @@ from runtime.walking.operation import Outcome
 from tests.runtime.bundles import SMALL_INCREMENT, profile
 from tests.runtime.nets import opened
 from tests.runtime.simulation.cases import LATENCY, trace
+from tests.runtime.threads import until
 
 CALM = {"writes__stall_budget_ms": 1e9}
 """A busy machine may take long over an increment; it must not write smaller ones for that."""
@@ -182,8 +182,7 @@ def test_a_walk_that_turns_writes_what_a_live_one_writes(plan, stage, states):
         # Slow enough to turn on the way, whatever the machine does.
         net._controller._writes = msgspec.structs.replace(net._controller._writes, increments_per_second=20.0)
         operation = net.switch("C2")
-        while len(states) < 2:
-            time.sleep(0.001)
+        until(lambda: len(states) >= 2)
         operation.retarget("C1").wait()
     live = list(states)
     states[:] = []
