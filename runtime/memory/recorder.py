@@ -119,7 +119,8 @@ class Recorder:
     ) -> None:
         """Chunks ``begin`` to ``end`` (exclusive) of ``size`` bytes are written, and what of it was written again."""
         layers, rows = chunks.layer[begin:end], chunks.row[begin:end]
-        parts = [(chunks.layers[index], rows[layers == index]) for index in np.unique(layers)]
+        # Not np.unique, which imports a module of numpy when it is first called: a walk is no time for that.
+        parts = [(chunks.layers[index], rows[layers == index]) for index in np.flatnonzero(np.bincount(layers))]
         written: dict[str, int] = {}
         for name, own in [*parts, *retries]:
             written[name] = written.get(name, 0) + len(own)

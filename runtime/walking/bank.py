@@ -55,17 +55,23 @@ class Copying(Protocol):
         ...
 
 
-def refresh(bound: object, table: RowTable, increment: Increment) -> None:
-    """Tell bound weights which rows of the tensors were written."""
-    if isinstance(bound, Copying):
+def copying(bound: object) -> Copying | None:
+    """Bound weights that may read copies, None for others. Asked once: the check looks at every method."""
+    return bound if isinstance(bound, Copying) else None
+
+
+def refresh(copies: Copying | None, table: RowTable, increment: Increment) -> None:
+    """Tell bound weights that may read copies which rows of the tensors were written."""
+    if copies is not None:
         for name, rows, _ in increment.writes:
             layer = table.layer(name)
-            bound.refresh((layer.weight, layer.bias), rows)
+            copies.refresh((layer.weight, layer.bias), rows)
 
 
 def copied_bytes(bound: object) -> int:
     """Bytes of the tensors that bound weights read instead of those they were bound to."""
-    return bound.copied_bytes if isinstance(bound, Copying) else 0
+    copies = copying(bound)
+    return 0 if copies is None else copies.copied_bytes
 
 
 def increments(
@@ -176,6 +182,7 @@ class InPlaceBank(Generic[W]):
         self._most_writes = most_writes
         self._tensors = table.tensors(state)
         self._bound = bind(self._tensors)
+        self._copies = copying(self._bound)
 
     @contextmanager
     def read(self) -> Iterator[W]:
@@ -185,7 +192,7 @@ class InPlaceBank(Generic[W]):
     def write(self, increment: Increment) -> Retries:
         """Copy the rows; the caller must have its turn."""
         again = put(increment, self._store, self._load, self._most_writes)
-        refresh(self._bound, self._table, increment)
+        refresh(self._copies, self._table, increment)
         return again
 
     def _store(self, name: str, rows: Ints, values: Floats) -> None:
@@ -223,6 +230,7 @@ class ShadowBank(Generic[W]):
         self._most_writes = most_writes
         self._tensors = [table.tensors(state), table.tensors(state)]
         self._bound = [bind(tensors) for tensors in self._tensors]
+        self._copies = [copying(bound) for bound in self._bound]
         self._readers: tuple[set[object], set[object]] = (set(), set())
         self._front = 0
         self._behind = Increment(())
@@ -257,7 +265,7 @@ class ShadowBank(Generic[W]):
             put(self._behind, store, load, self._most_writes)
             again = put(increment, store, load, self._most_writes)
             for one in (self._behind, increment):
-                refresh(self._bound[back], self._table, one)
+                refresh(self._copies[back], self._table, one)
             with self._changed:
                 self._front = back
             self._behind = increment
