@@ -77,7 +77,7 @@ LEFT_OUT = {  # on VGG-11, to save time; with one layer that moves, naive and ze
 }  # fmt: skip
 VGG_PLAN = tuple(pair for pair in PLAN if pair not in LEFT_OUT)
 VGG = Setting(
-    "vgg11", "cifar10", "features.0", 50, selection=5000, walked=2000, tested=5000, fit=1000, probes=24, held=128,
+    "vgg11", "cifar10", "features.0", 50, selection=5000, walked=1500, tested=4000, fit=1000, probes=24, held=128,
     iterations=8, positions=4, tears=1, guard=8.0, plan=VGG_PLAN,
 )  # fmt: skip
 QUICK = Setting(
