@@ -106,9 +106,11 @@ def modes(look: Look, entries: Sequence[ModeEntry], samples: int) -> bytes:
     panels[2].axvline(right[0], color=look.ink, linewidth=1, dashes=(2, 2))
     panels[2].plot(right, range(len(right)), "o", markersize=8, color=OTHER.color(look))
     for place, value in enumerate(right):
-        panels[2].annotate(percent(value / 100, samples), (value, place), (9, 0), **look.label)
+        # Away from the dotted line of the dense mode, which must not run through a number.
+        shift, side = (-9, "right") if value < right[0] else (9, "left")
+        panels[2].annotate(percent(value / 100, samples), (value, place), (shift, 0), ha=side, **look.label)
     span = max(max(right) - min(right), 1.0)
-    panels[2].set_xlim(min(right) - 0.15 * span, max(right) + 0.9 * span)
+    panels[2].set_xlim(min(right) - 0.9 * span, max(right) + 0.9 * span)
     return png(figure, look)
 
 
