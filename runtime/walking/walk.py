@@ -29,6 +29,8 @@ class Walk:
     retried: int = 0
     """Bytes of these."""
     pauses: int = 0
+    free_s: float = 0.0
+    """When the memory has taken what it was given, on the monotonic clock; a turn does not free it sooner."""
     begun: float = field(default_factory=time.monotonic)
     reason: str = ""
     behind: float = 0.0

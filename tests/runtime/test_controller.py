@@ -1,6 +1,7 @@
 """A switch disturbed at every instant of its walk."""
 
 import threading
+import time
 
 import pytest
 
@@ -109,6 +110,27 @@ def test_a_next_switch_at_any_instant_is_refused_or_its_own(bundle, monkeypatch)
         assert (net.mode, net.phase) == ("C2", Phase.IDLE)
         assert stands_at(net, "C2")
     assert nexts
+
+
+def test_a_turn_waits_until_the_memory_has_taken_what_it_was_given(bundle):
+    rate = {"value": 400.0, "provenance": "assumed", "source": "test"}
+    with opened(bundle, writes__bytes_per_increment=148, writes__bytes_per_second=rate) as net:
+        bank = net._controller._live.bank
+        write, begun, sizes = bank.write, [], []
+
+        def cancel_first(increment):
+            begun.append(time.monotonic())
+            sizes.append(sum(values.nbytes for _, _, values in increment.writes))
+            if len(begun) == 1:
+                operation.cancel()
+            return write(increment)
+
+        bank.write = cancel_first
+        with net._engine._turnstile.turn():
+            operation = net.switch("C2")
+        assert operation.wait(30).outcome is Outcome.CANCELLED
+        assert len(begun) == 2
+        assert begun[1] - begun[0] >= sizes[0] / rate["value"] > 0
 
 
 def test_of_many_switches_at_once_one_is_made(bundle):
