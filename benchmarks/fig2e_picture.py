@@ -21,7 +21,7 @@ CRITERIA = ("functional length", "Fisher length", "end divergence", "validation"
 
 def picture(found: list[dict[str, Any]]) -> Figure:
     """Each criterion against the held-out worst drop; what each choice regrets; paths over the loss."""
-    figure = Figure(figsize=(13, 8), layout="constrained")
+    figure = Figure(figsize=(14, 8), layout="constrained")
     axes = figure.subplots(2, 3)
     colors = (
         "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#999999", "#D55E00", "#882255", "#000000",
@@ -40,7 +40,7 @@ def picture(found: list[dict[str, Any]]) -> Figure:
         axis.set_ylabel("held-out worst drop, points")
         if criterion == "validation":
             axis.set_xscale("symlog", linthresh=0.1)
-        axis.legend(fontsize=6, title="rank correlation [95 %]", title_fontsize=7)
+        axis.legend(fontsize=6, title="rank correlation [95 %]", title_fontsize=7, framealpha=0.4)
     regrets(axes.flat[4], found, colors)
     drawn = next((one["slice"] for one in found if one.get("slice") is not None), None)
     if drawn is not None:
@@ -61,7 +61,7 @@ def regrets(axis: Any, found: list[dict[str, Any]], colors: Sequence[str]) -> No
     axis.axhline(0.1, color="0.4", ls=":", lw=1)
     axis.set(yscale="log", ylabel="regret of the choice, points (dotted: the bar)")
     names = [rule.replace("trade_off: ", "for ").replace(" ", "\n") for rule in rules]
-    axis.set_xticks(range(len(rules)), names, fontsize=7)
+    axis.set_xticks(range(len(rules)), names, fontsize=6)
 
 
 def plane(axis: Any, drawn: Mapping[str, Any]) -> None:
