@@ -1,6 +1,8 @@
 """A bundle at work: modes, switches, routes, cancellation, refusals."""
 
 import dataclasses
+import subprocess
+import sys
 import threading
 
 import msgspec
@@ -338,3 +340,16 @@ def test_a_network_that_fails_its_canary_is_not_opened(path):
         BundleError, match=r"mode C1: canary: found 0 right answers, expected 16; run `geoshift verify`"
     ):
         Net(wrong, profile())
+
+
+def test_the_first_walk_imports_no_module(path):
+    """Callers would wait for it, once a process: that of ``numpy.ma``, which ``np.unique`` begins with, takes 30 ms."""
+    code = (
+        "import sys; from runtime.plan import bundle; from tests.runtime.nets import opened\n"
+        "with opened(bundle.read(sys.argv[1])) as net:\n"
+        "    before = set(sys.modules)\n"
+        "    net.switch('C2').wait(30)\n"
+        "    print(net.mode, sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "C2 []\n"), done.stderr
