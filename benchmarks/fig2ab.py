@@ -56,9 +56,10 @@ def run(quick: bool) -> Findings:
     if not quick:
         beside["quarter width"] = [measure(seed, vgg.NARROW, tag) for seed in seeds]
         for epochs in LONG:
-            rivals[f"prune-train, {epochs:g} epochs, quarter width"] = part(
-                f"fig2ab-rival-quarter-{epochs:g}", vgg.NARROW, 0, epochs
-            )
+            rivals[f"prune-train, {epochs:g} epochs, quarter width"] = {
+                str(seed): part(f"fig2ab-rival-quarter-{epochs:g}-seed{seed}", vgg.NARROW, seed, epochs)
+                for seed in seeds
+            }
 
     def claim(name: str, unit: str, bar: float, values: list[float]) -> Claim:
         return Claim(name, max(values), unit, "<=", bar, values)
