@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.func import functional_call
@@ -23,11 +24,9 @@ def picture(found: list[dict[str, Any]]) -> Figure:
     """Each criterion against the held-out worst drop; what each choice regrets; paths over the loss."""
     figure = Figure(figsize=(14, 8), layout="constrained")
     axes = figure.subplots(2, 3)
-    colors = (
-        "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#999999", "#D55E00", "#882255", "#000000",
-    )  # fmt: skip
+    colors = shades([one["model"] for one in found])
     for axis, criterion in zip(axes.flat, CRITERIA, strict=False):
-        for color, one in zip(colors, found, strict=False):
+        for color, one in zip(colors, found, strict=True):
             rho = one["correlations"][criterion]
             low, high = rho["interval"]
             label = f"{one['model']} {one['seed']}: {rho['spearman']:.2f} [{low:.2f}, {high:.2f}]"
@@ -51,11 +50,17 @@ def picture(found: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def regrets(axis: Any, found: list[dict[str, Any]], colors: Sequence[str]) -> None:
+def shades(models: Sequence[str]) -> list[tuple[float, ...]]:
+    """A hue for each network, from dark to light over its seeds."""
+    hues = dict(zip(dict.fromkeys(models), (colormaps["winter"], colormaps["autumn"]), strict=False))
+    return [hues[model](models[:place].count(model) / models.count(model)) for place, model in enumerate(models)]
+
+
+def regrets(axis: Any, found: list[dict[str, Any]], colors: Sequence[tuple[float, ...]]) -> None:
     """Bars: what each rule's choice loses to the best candidate."""
     rules = list(found[0]["choices"])
     width = 0.8 / len(found)
-    for place, (color, one) in enumerate(zip(colors, found, strict=False)):
+    for place, (color, one) in enumerate(zip(colors, found, strict=True)):
         heights = [max(one["choices"][rule]["regret_points"], 0.004) for rule in rules]
         axis.bar(np.arange(len(rules)) + width * (place - (len(found) - 1) / 2), heights, width, color=color)
     axis.axhline(0.1, color="0.4", ls=":", lw=1)
@@ -66,8 +71,8 @@ def regrets(axis: Any, found: list[dict[str, Any]], colors: Sequence[str]) -> No
 
 def plane(axis: Any, drawn: Mapping[str, Any]) -> None:
     """The paper's picture: loss in colours, paths as lines."""
-    shades = axis.contourf(drawn["x"], drawn["y"], np.log10(drawn["loss"]), levels=14, cmap="Greys")
-    axis.figure.colorbar(shades, ax=axis, label="log10 of the loss, selection images")
+    filled = axis.contourf(drawn["x"], drawn["y"], np.log10(drawn["loss"]), levels=14, cmap="Greys")
+    axis.figure.colorbar(filled, ax=axis, label="log10 of the loss, selection images")
     shown = {
         "greedy, ordered": "#0072B2", "greedy, zero-first": "#D55E00", "greedy, linear 4": "#000000",
         "greedy, flow 0.1": "#E69F00", "greedy, relaxed line": "#009E73", "greedy, corrected": "#CC79A7",

@@ -126,6 +126,7 @@ def sceptic(tmp_path_factory):
     return folder, json.loads((folder / "strategies.json").read_text())
 
 
+@pytest.mark.xdist_group("sceptic")
 def test_every_strategy_is_measured_between_the_same_ends(sceptic):
     folder, record = sceptic
     assert (folder / "strategies.png").stat().st_size > 0
@@ -145,6 +146,7 @@ def test_every_strategy_is_measured_between_the_same_ends(sceptic):
         assert len(of["naive"]["requests"]["because"]) == 10
 
 
+@pytest.mark.xdist_group("sceptic")
 def test_kills_are_repaired_and_told(sceptic):
     _, record = sceptic
     [network] = record["data"]["networks"]

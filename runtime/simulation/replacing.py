@@ -111,6 +111,7 @@ class Replacer:
             return operation
         self.phase = after(self.phase, Event.SWITCH)
         self._begun_s = self._clock()
+        self._pacer = Pacer(self._writes, self._begun_s)
         self._set_out(operation)
         return operation
 
@@ -156,11 +157,11 @@ class Replacer:
     def _set_out(self, operation: Operation) -> None:
         self._current = operation
         left = sum(self.bytes_to(operation.target))
-        self._pacer = Pacer(self._writes, self._clock())
         # Where nobody can be answered before the end, no pauses are made for callers.
         budget = self._writes.bytes_per_increment if self._gap else self._pacer.budget
         self._sizes = [budget] * (left // budget) + ([left % budget] if left % budget else [])
         self._done = 0
+        self._pacer.turn(self._clock())
         self._next_s = self._pacer.due_s
 
     def _write(self, operation: Operation, now_s: float) -> None:

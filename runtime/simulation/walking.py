@@ -89,7 +89,6 @@ class Walker(Helm):
         self._before_write, self._questions = before_write, questions
         self._snap = snap
         self._next_s = self._begun_s = 0.0
-        self._pacer = Pacer(writes, 0.0)
         self._ahead: Iterator[tuple[int, int, int]] = iter(())
         self._back = False
         """Whether what is ahead leads back."""
@@ -161,8 +160,9 @@ class Walker(Helm):
             return operation
         way = Way.along(self._mode, legs, self._plan.table)
         self._phase = after(self._phase, Event.SWITCH)
-        self._current, self._walk = operation, Walk(operation, way, way.start, self._live)
         self._begun_s = self._clock()
+        pacer = Pacer(self._writes, self._begun_s)
+        self._current, self._walk = operation, Walk(operation, way, way.start, pacer, self._live)
         self._set_out(self._walk, self._begun_s)
         return operation
 
@@ -174,7 +174,7 @@ class Walker(Helm):
         if self._asking is not None:
             return self._asking.due_s
         # Whoever turns it wakes it up; the memory has to be free all the same.
-        return self._pacer.free_s if self._woken(walk) else self._next_s
+        return walk.pacer.free_s if self._woken(walk) else self._next_s
 
     def advance(self, now_s: float) -> None:
         """Turn if somebody wants that; else hear what canary or guard say, write the next increment, or end."""
@@ -215,11 +215,11 @@ class Walker(Helm):
         self._set_out(walk, now_s)
 
     def _set_out(self, walk: Walk, now_s: float) -> None:
-        """Begin to write along the present way; the first increment is due at once."""
+        """Begin to write along the present way; the first increment is due as soon as the memory is free."""
         self._back, self._number = self._phase is Phase.ROLLING_BACK, 0
-        self._next_s = now_s
-        self._pacer = pacer = Pacer(self._writes, now_s)
-        self._ahead = split(walk.way.chunks, self._paths.table, self._writes, lambda: pacer.budget, walk.position)
+        walk.pacer.turn(now_s)
+        self._next_s = walk.pacer.due_s
+        self._ahead = split(walk.way.chunks, self._paths.table, self._writes, lambda: walk.pacer.budget, walk.position)
 
     def _write(self, walk: Walk, now_s: float, begin: int, end: int, size: int) -> None:
         table, chunks, writes = self._paths.table, walk.way.chunks, self._writes
@@ -228,19 +228,19 @@ class Walker(Helm):
         # The copy that answers next lacks the increment before, too.
         physical = (size if exclusive else size + self._behind_bytes) * mean_writes(writes)
         seconds = write_seconds(physical, writes)
-        self._pacer.begin(now_s)
+        walk.pacer.begin(now_s)
         self._before_write()
         self._live.bank.write(increment)
         done_s = self._line.job(now_s, seconds) if exclusive else now_s + seconds
         stall_s = seconds if exclusive else 0.0
         self._behind_bytes = size
-        self._pacer.end(done_s, done_s, stall_s)
+        walk.pacer.end(done_s, done_s, stall_s)
         walk.advance(end, size, back=self._back)
         self.ledger.write(now_s, size, physical, stall_s)
         for name, rows, _ in increment.writes:
             self.ledger.wear[name][rows] += 1
         self._number += 1
-        self._next_s = self._pacer.due_s if end < len(chunks) else self._pacer.free_s
+        self._next_s = walk.pacer.due_s if end < len(chunks) else walk.pacer.free_s
         every = self._questions.every
         if every and self._phase is Phase.WALKING and self._number % every == 0:
             self._ask(done_s, *self._questions.guard_cost())

@@ -108,7 +108,7 @@ class Controller(Helm):
     def _begin(self, target: str, way: Way, live: LiveRunner | None = None) -> Operation:
         """Start the thread of a walk; ``live`` is what stands on the way already."""
         operation = self._operation(target)
-        walk = Walk(operation, way, way.start, live)
+        walk = Walk(operation, way, way.start, Pacer(self._writes, time.monotonic()), live)
         self._phase = after(self._phase, Event.SWITCH)
         self._current, self._walk = operation, walk
         self._thread = threading.Thread(target=self._run, args=(walk,), name="geoshift-walk", daemon=True)
@@ -209,8 +209,8 @@ class Controller(Helm):
     def _write(self, walk: Walk, live: LiveRunner, phase: Phase) -> bool:
         """Write increments while ``phase`` lasts; True when the last one is written."""
         table, chunks, ask_every = self._plan.table, walk.way.chunks, self._guard_every
-        writes = self._writes
-        pacer = Pacer(writes, max(time.monotonic(), walk.free_s))
+        writes, pacer = self._writes, walk.pacer
+        pacer.turn(time.monotonic())
         ahead = split(chunks, table, writes, lambda: pacer.budget, walk.position)
         for number, (begin, end, size) in enumerate(ahead, 1):
             if not self._await_turn(walk, phase, pacer.due_s):
@@ -221,8 +221,8 @@ class Controller(Helm):
             writing = _Writing(live, increment, size, table, writes)
             stall_s = self._engine.between_jobs(writing, self._rescue)
             # Until then the memory is busy with what it was given.
-            walk.free_s = writing.begun_s + write_seconds(size + writing.retried, writes)
-            pacer.end(time.monotonic(), walk.free_s, stall_s)
+            free_s = writing.begun_s + write_seconds(size + writing.retried, writes)
+            pacer.end(time.monotonic(), free_s, stall_s)
             walk.pauses += writes.quiesce_required
             walk.advance(end, size, back=phase is Phase.ROLLING_BACK)
             walk.wrote_again(sum(len(rows) for _, rows in writing.retries), writing.retried)

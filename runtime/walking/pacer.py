@@ -10,7 +10,7 @@ from runtime.plan.costs import budget_bytes, interval_s
 
 
 class Pacer:
-    """The pace of one row of increments.
+    """The pace of one walk's increments, its turns included.
 
     Args:
         writes: Limits of the device.
@@ -27,6 +27,10 @@ class Pacer:
         self._interval_s = interval_s(writes)
         self.due_s = self.free_s = now_s
         self.budget = budget_bytes(writes)
+
+    def turn(self, now_s: float) -> None:
+        """Another way is taken: its first increment waits for the memory alone, and is no larger than the last."""
+        self.due_s = max(now_s, self.free_s)
 
     def begin(self, now_s: float) -> None:
         """An increment begins."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from runtime.walking.engine import LiveRunner
 from runtime.walking.operation import Operation, Outcome, Result
+from runtime.walking.pacer import Pacer
 from runtime.walking.retarget import Way
 
 
@@ -21,6 +22,8 @@ class Walk:
     way: Way
     position: int
     """Chunks of ``way`` that are written."""
+    pacer: Pacer
+    """One for all its ways: a turn neither frees the memory sooner nor forgets that callers waited too long."""
     live: LiveRunner | None = None
     """What is written to; None before the first write of a walk that begins at a mode."""
     written: int = 0
@@ -29,8 +32,6 @@ class Walk:
     retried: int = 0
     """Bytes of these."""
     pauses: int = 0
-    free_s: float = 0.0
-    """When the memory has taken what it was given, on the monotonic clock; a turn does not free it sooner."""
     begun: float = field(default_factory=time.monotonic)
     reason: str = ""
     behind: float = 0.0

@@ -22,6 +22,8 @@ from planner.store import Store
 from planner.study import BLOCKS, Job
 from runtime.walking.strategies import ordered
 
+pytestmark = pytest.mark.xdist_group("blocks")  # what they share takes long: made once, in one process
+
 ENDS = ("C1", "C2")
 PAIRS = 32
 NAMES = ("weight", "bias")

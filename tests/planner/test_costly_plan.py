@@ -18,6 +18,8 @@ from runtime.reporting.inspection import cost_words, mode_words, origins, summar
 from tests.planner.conftest import OPTIONS
 from tests.runtime.walking import PROFILES, walked, wearing
 
+pytestmark = pytest.mark.xdist_group("costly plan")  # what they share takes long: made once, in one process
+
 FEW = with_fields(OPTIONS, certified=0, landscape=0, fit=300, refine=0)
 MODES = ("C1", "0", "eco.v2", "Night_shift-3", "x" * 64, "7-of-9", "C1.again")
 

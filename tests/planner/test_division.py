@@ -32,6 +32,8 @@ from runtime.walking.net import Net
 from runtime.walking.operation import Outcome
 from tests.planner.conftest import OPTIONS
 
+pytestmark = pytest.mark.xdist_group("division")  # what they share takes long: made once, in one process
+
 ENDS = ("C1", "C2")
 DEEP = 13
 """Of conv1's 16 filters; with as many removed, whole stages leave a tenth of the answers unproved."""

@@ -10,6 +10,8 @@ from planner.study import Job
 from planner.variation import DEFAULT, ORDERED, SEARCHES, Variation, distinct
 from tests.planner.races import facts, race
 
+pytestmark = pytest.mark.xdist_group("grid")  # what they share takes long: made once, in one process
+
 GRID = (DEFAULT, Variation(beta=0.1, seed=1), Variation(damping=10.0), Variation(order="steady"))
 ONE = (("C1", "C2"),)
 

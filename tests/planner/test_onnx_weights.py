@@ -20,6 +20,8 @@ from planner.onnx_data import OnnxFileError
 from planner.onnx_match import OnnxWeightsError
 from planner.onnx_weights import load, without_dead
 
+pytestmark = pytest.mark.xdist_group("onnx weights")  # what they share takes long: made once, in one process
+
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 

@@ -26,6 +26,8 @@ from runtime.walking.rows import same_state
 from runtime.walking.session import Session
 from tests.planner.conftest import EVERY, OPTIONS
 
+pytestmark = pytest.mark.xdist_group("plan")  # what they share takes long: made once, in one process
+
 TOLERANCE = 1e-4  # of the largest output: float32 sums in another order differ by about 1e-6 of it
 
 

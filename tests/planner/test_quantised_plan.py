@@ -17,6 +17,8 @@ from runtime.walking.net import Net
 from runtime.walking.operation import Outcome
 from tests.planner.conftest import EVERY
 
+pytestmark = pytest.mark.xdist_group("quantised plan")  # what they share takes long: made once, in one process
+
 
 @pytest.fixture(
     scope="module", params=[Weights(format="int", bits=4), Weights(format="float16")], ids=["int4", "float16"]

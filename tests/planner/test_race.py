@@ -16,6 +16,8 @@ from planner.study import IN_STEPS, ONE_PASS, Job, Rival
 from planner.variation import ORDERED, Variation
 from tests.planner.races import KINDS, TRANSITIONS, facts, race
 
+pytestmark = pytest.mark.xdist_group("race")  # what they share takes long: made once, in one process
+
 
 @pytest.fixture(scope="module")
 def whole(study):

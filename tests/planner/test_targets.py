@@ -40,6 +40,8 @@ from runtime.walking.net import Net
 from runtime.walking.operation import Outcome
 from tests.planner.conftest import OPTIONS, SELECTION
 
+pytestmark = pytest.mark.xdist_group("targets")  # what they share takes long: made once, in one process
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "targets_profile.yaml"
 SAMPLES = 12_000
 """13 passes over the digits: enough for 90 %."""

@@ -5,8 +5,9 @@ import threading
 from runtime.device.device import Device
 from runtime.sensing.os_power import Tools
 from runtime.walking.net import Net
+from tests.runtime import nets
 from tests.runtime.bundles import profile
-from tests.runtime.nets import PACE
+from tests.runtime.nets import PACE, pace
 
 LOW = {"name": "low", "mode": "C3", "source": "battery", "enter_below": 30, "leave_above": 40}
 AWAY = {"name": "away", "mode": "C2", "source": "charger", "equals": "unplugged"}
@@ -86,9 +87,9 @@ def modes(**commands):
 
 def hurry(device):
     """Let every walk that begins or turns from now on take no time; one that stands goes on standing until it turns."""
-    device._net._controller._writes = profile(**PACE).writes
+    nets.hurry(device._net)
 
 
 def slow(device):
     """Let every walk that begins or turns from now on stand after its first increment."""
-    device._net._controller._writes = profile(**STANDS).writes
+    pace(device._net, profile(**STANDS).writes)

@@ -1,6 +1,9 @@
 """Networks at work on the small bundle, at a pace that nobody waits for."""
 
+import time
+
 from runtime.walking.net import Net
+from runtime.walking.pacer import Pacer
 from tests.runtime.bundles import profile
 
 PACE = {"writes__increments_per_second": 1e9, "writes__stall_budget_ms": 1e9}
@@ -20,4 +23,12 @@ def stands_at(net, mode):
 
 def hurry(net):
     """Let every walk that begins or turns from now on take no time; one that stands goes on standing until it turns."""
-    net._controller._writes = profile(**PACE).writes
+    pace(net, profile(**PACE).writes)
+
+
+def pace(net, writes):
+    """Give every walk that begins or turns from now on other limits."""
+    helm = net._controller
+    helm._writes = writes
+    if helm._walk is not None:
+        helm._walk.pacer = Pacer(writes, time.monotonic())

@@ -8,9 +8,10 @@ import pytest
 from runtime.errors import Busy, Closed, IllegalEvent
 from runtime.plan import bundle as bundles
 from runtime.walking import controller
+from runtime.walking.net import Net
 from runtime.walking.operation import Outcome
 from runtime.walking.table import Phase
-from tests.runtime.bundles import write_bundle
+from tests.runtime.bundles import profile, write_bundle
 from tests.runtime.instants import Instants, cancel
 from tests.runtime.nets import opened, stands_at
 from tests.runtime.threads import until
@@ -131,6 +132,26 @@ def test_a_turn_waits_until_the_memory_has_taken_what_it_was_given(bundle):
         assert operation.wait(30).outcome is Outcome.CANCELLED
         assert len(begun) == 2
         assert begun[1] - begun[0] >= sizes[0] / rate["value"] > 0
+
+
+def test_a_turn_writes_no_more_at_once_than_the_walk_did_after_a_stall(bundle):
+    narrow = profile(writes__bytes_per_increment=592, writes__stall_budget_ms=1e-9, bank__snap=False)
+    with Net(bundle, narrow, "in-place") as net:
+        bank = net._controller._live.bank
+        write, sizes = bank.write, []
+
+        def cancel_first(increment):
+            sizes.append(sum(values.nbytes for _, _, values in increment.writes))
+            if len(sizes) == 1:
+                operation.cancel()
+            return write(increment)
+
+        bank.write = cancel_first
+        with net._engine._turnstile.turn():
+            operation = net.switch("C2")
+        assert operation.wait(30).outcome is Outcome.CANCELLED
+        assert sum(sizes[1:]) == sizes[0]
+        assert max(sizes[1:]) <= sizes[0] / 2
 
 
 def test_of_many_switches_at_once_one_is_made(bundle):

@@ -24,7 +24,7 @@ from runtime.walking.rows import same_state
 from runtime.walking.table import Phase
 from tests.runtime.bundles import content, profile, write_bundle
 from tests.runtime.disks import BROKEN, FULL, Crowded, Disk
-from tests.runtime.nets import PACE, stands_at
+from tests.runtime.nets import PACE, pace, stands_at
 from tests.runtime.restarts import DEVICE, key, restart, told
 from tests.runtime.threads import until
 
@@ -167,7 +167,7 @@ def test_a_recovery_that_cannot_be_recorded_stands_at_a_mode_all_the_same(bundle
 def test_recovery_may_be_turned_like_any_switch(bundle, tmp_path):
     stopped_on_the_way(bundle, tmp_path, "persistent")
     with opened(bundle, tmp_path, "persistent", SLOW, resume="forward") as net:
-        net._controller._writes = DEVICE.writes
+        pace(net, DEVICE.writes)
         turned = net.recovery.retarget("C2")
         assert turned.wait(30).outcome is Outcome.COMMITTED
         assert net.recovery.wait(30).outcome is Outcome.RETARGETED

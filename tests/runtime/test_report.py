@@ -19,6 +19,8 @@ from runtime.reporting.report import ReportUnavailable, check_available, write_r
 from runtime.simulation.simulator import PLANNED, STRATEGIES
 from tests.runtime.simulations import COST, HOSTILE, MOVES, SAMPLES, bundle, everything, simulation
 
+pytestmark = pytest.mark.xdist_group("report")  # what they share takes long: made once, in one process
+
 VOID = {"meta", "img", "source", "br"}
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -24,7 +24,7 @@ from runtime.walking.engine import LiveRunner
 from runtime.walking.net import DeployedPlan, Net
 from runtime.walking.operation import Outcome
 from tests.runtime.bundles import SMALL_INCREMENT, profile
-from tests.runtime.nets import opened
+from tests.runtime.nets import opened, pace
 from tests.runtime.simulation.cases import LATENCY, trace
 from tests.runtime.threads import until
 
@@ -180,7 +180,7 @@ def test_a_walk_that_turns_writes_what_a_live_one_writes(plan, stage, states):
     same rows. The virtual walk turns at the same place."""
     with opened(plan, "in-place", writes__bytes_per_increment=400) as net:
         # Slow enough to turn on the way, whatever the machine does.
-        net._controller._writes = msgspec.structs.replace(net._controller._writes, increments_per_second=20.0)
+        pace(net, msgspec.structs.replace(net.profile.writes, increments_per_second=20.0))
         operation = net.switch("C2")
         until(lambda: len(states) >= 2)
         operation.retarget("C1").wait()

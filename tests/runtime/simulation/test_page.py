@@ -14,6 +14,8 @@ from runtime.simulation.page import CSV, JSON, as_csv, write_page
 from tests.runtime.bundles import profile
 from tests.runtime.simulation.cases import LATENCY, heated
 
+pytestmark = pytest.mark.xdist_group("trace page")  # what they share takes long: made once, in one process
+
 HOSTILE = '<script>alert(1)</script> & "quotes"'
 
 
