@@ -128,7 +128,7 @@ def test_no_answer_mixes_two_states(policy):
         for mode in ("C2", "C1"):
             assert controller.switch(mode).wait(60).outcome is Outcome.COMMITTED
 
-    given = ask_while(there_and_back, engine, plan.model.sample, ANSWERS)
+    given = ask_while(there_and_back, engine, plan.model.sample, ANSWERS, different=2)
     assert given.total() >= ANSWERS
     assert not illegal(plan, given)
     assert len(given) > 2, "the walk was never seen on its way"
