@@ -113,45 +113,39 @@ def test_a_next_switch_at_any_instant_is_refused_or_its_own(bundle, monkeypatch)
     assert nexts
 
 
+def cancelled_in_its_first_increment(net):
+    """Moments and bytes of all increments of a switch that is."""
+    bank = net._controller._live.bank
+    write, begun, sizes = bank.write, [], []
+
+    def cancel_first(increment):
+        begun.append(time.monotonic())
+        sizes.append(sum(values.nbytes for _, _, values in increment.writes))
+        if len(begun) == 1:
+            operation.cancel()
+        return write(increment)
+
+    bank.write = cancel_first
+    with net._engine._turnstile.turn():
+        operation = net.switch("C2")
+    assert operation.wait(30).outcome is Outcome.CANCELLED
+    return begun, sizes
+
+
 def test_a_turn_waits_until_the_memory_has_taken_what_it_was_given(bundle):
     rate = {"value": 400.0, "provenance": "assumed", "source": "test"}
     with opened(bundle, writes__bytes_per_increment=148, writes__bytes_per_second=rate) as net:
-        bank = net._controller._live.bank
-        write, begun, sizes = bank.write, [], []
-
-        def cancel_first(increment):
-            begun.append(time.monotonic())
-            sizes.append(sum(values.nbytes for _, _, values in increment.writes))
-            if len(begun) == 1:
-                operation.cancel()
-            return write(increment)
-
-        bank.write = cancel_first
-        with net._engine._turnstile.turn():
-            operation = net.switch("C2")
-        assert operation.wait(30).outcome is Outcome.CANCELLED
-        assert len(begun) == 2
-        assert begun[1] - begun[0] >= sizes[0] / rate["value"] > 0
+        begun, sizes = cancelled_in_its_first_increment(net)
+    assert len(begun) == 2
+    assert begun[1] - begun[0] >= sizes[0] / rate["value"] > 0
 
 
 def test_a_turn_writes_no_more_at_once_than_the_walk_did_after_a_stall(bundle):
     narrow = profile(writes__bytes_per_increment=592, writes__stall_budget_ms=1e-9, bank__snap=False)
     with Net(bundle, narrow, "in-place") as net:
-        bank = net._controller._live.bank
-        write, sizes = bank.write, []
-
-        def cancel_first(increment):
-            sizes.append(sum(values.nbytes for _, _, values in increment.writes))
-            if len(sizes) == 1:
-                operation.cancel()
-            return write(increment)
-
-        bank.write = cancel_first
-        with net._engine._turnstile.turn():
-            operation = net.switch("C2")
-        assert operation.wait(30).outcome is Outcome.CANCELLED
-        assert sum(sizes[1:]) == sizes[0]
-        assert max(sizes[1:]) <= sizes[0] / 2
+        _, sizes = cancelled_in_its_first_increment(net)
+    assert sum(sizes[1:]) == sizes[0]
+    assert max(sizes[1:]) <= sizes[0] / 2
 
 
 def test_of_many_switches_at_once_one_is_made(bundle):
