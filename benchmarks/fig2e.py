@@ -50,9 +50,9 @@ RULES: tuple[TradeOff, ...] = ("accuracy", "bytes")
 """Of the product: the first, which looks for the best path, has the bar; the second looks for the cheapest one."""
 SEEDS = (0, 1, 2, 3, 4, 5)
 """The first three were seen while the first rule was written; the others were first read when it stood."""
-VGG_SEEDS = (0, 1, 2, 3, 4, 5)
-"""Of the planning: the network is one and the same. On the first three the choice was measured before a ramp to the
-corrected end was among the candidates (it missed by 0.35 points once); the others were first read when it was."""
+VGG_SEEDS = (1, 2, 3, 4, 5)
+"""Of the planning: the network is one and the same. 0 to 2 were read before a ramp to the corrected end was among the
+candidates (on 2 the choice then lost 0.35 points); 3 to 5 were first read when it was. 0 was not measured again."""
 SALT = 1000  # torn states of their own, apart from a planner's
 console = Console(stderr=True)
 
