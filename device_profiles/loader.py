@@ -6,6 +6,7 @@ again, and a plan carries no reference to files.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -114,6 +115,10 @@ def as_builtins(profile: Profile) -> dict[str, Any]:
 def json_schema() -> dict[str, Any]:
     """The format as JSON Schema, for editors and other checkers. It cannot say the rules between modes."""
     schema = msgspec.json.schema(Profile)
+    for definition in schema["$defs"].values():
+        # msgspec takes docstrings as they are indented, from release 0.23 on without.
+        if words := definition.get("description"):
+            definition["description"] = inspect.cleandoc(words)
     fields = schema["$defs"]["Profile"]["properties"]
     extends = {
         "type": "string",
