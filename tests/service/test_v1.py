@@ -4,7 +4,7 @@ import pytest
 
 from runtime.device.operations import KEPT
 from runtime.service.tokens import Scope
-from tests.runtime.threads import PATIENCE_S
+from tests.runtime.threads import PATIENCE_S, until
 from tests.service.running import STILL, running
 
 
@@ -108,12 +108,15 @@ def test_holds_are_placed_listed_and_released(device):
 
 
 def test_a_repeated_request_acts_once(device):
+    until(lambda: device.service.device.status().target is None)  # a walk of the test before may be verified
     with device.http() as http:
         key = {"Idempotency-Key": "6ba7b810-9dad-11d1-80b4-00c04fd430c8"}
         before = len(http.get("/v1/operations").json())
         first = http.post("/v1/switch", json={"mode": "C3", "wait_s": 30}, headers=key).json()
+        assert first["outcome"] == "committed", first
         http.post("/v1/switch", json={"mode": "C1", "wait_s": 30})
         again = http.post("/v1/switch", json={"mode": "C3", "wait_s": 30}, headers=key)
+        assert again.status_code == 200, again.text
         assert again.json()["id"] == first["id"]
         assert http.get("/v1/status").json()["mode"] == "C1"
         assert len(http.get("/v1/operations").json()) == before + 2
