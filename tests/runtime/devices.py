@@ -7,7 +7,7 @@ from runtime.sensing.os_power import Tools
 from runtime.walking.net import Net
 from tests.runtime import nets
 from tests.runtime.bundles import profile
-from tests.runtime.nets import PACE, pace
+from tests.runtime.nets import PACE
 
 LOW = {"name": "low", "mode": "C3", "source": "battery", "enter_below": 30, "leave_above": 40}
 AWAY = {"name": "away", "mode": "C2", "source": "charger", "equals": "unplugged"}
@@ -92,4 +92,4 @@ def hurry(device):
 
 def slow(device):
     """Let every walk that begins or turns from now on stand after its first increment."""
-    pace(device._net, profile(**STANDS).writes)
+    nets.pace(device._net, profile(**STANDS).writes)

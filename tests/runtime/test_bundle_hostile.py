@@ -224,7 +224,7 @@ OTHER = (
         (b'{"schema": ' + NESTED + b"}", "maximum recursion depth exceeded"),
         (b'{"schema": ' + LONG_NUMBER.encode() + b"}", "Integer value out of range"),
         ("{}".encode("utf-16"), "JSON is malformed"),
-        (b'{"schema": "\xff"}', "plan.json: "),  # what follows changes with msgspec's releases
+        (b'{"schema": "\xff"}', "nvalid"),  # with a capital from msgspec 0.23 on
         (b'{"schema": "\\ud800"}', "plan.json: "),
         (b"{}", f"schema: found nothing, {OTHER}"),
         (b'{"schema": null}', f"schema: found nothing, {OTHER}"),
