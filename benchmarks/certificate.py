@@ -93,7 +93,7 @@ FULL = (
     MLP,
     replace(MLP, name="LeNet-300-100, three quarters of fc1", removed={"fc1": 225}, tested=3000),
     Case("LeNet-5, half of conv1", "lenet5", "mnist", {"conv1": 10}, 500, 2000, 200, 6, 2, (0, 1, 2)),
-    Case("VGG-11, 50 of 64 first filters", "vgg11", "cifar10", {"features.0": 50}, 100, 1000, 300, 0, 1, (0,)),
+    Case("VGG-11, 50 of 64 first filters", "vgg11", "cifar10", {"features.0": 50}, 100, 1000, 300, 0, 1, (0, 1, 2)),
 )
 QUICK = (Case("digits CNN, half of conv1", "digits-cnn", "digits", {"conv1": 8}, 200, 800, 200, 6, 2, (0,)),)
 

@@ -8,13 +8,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torch_pruning
+from rich.console import Console
 from torch import Tensor, nn
 
 from runtime.plan.samples import Samples
 
+console = Console(stderr=True)
 BATCH = 64
-RATES = (3e-4, 1e-3, 3e-3)
-"""Highest learning rates of Adam that are tried; each rises over the first tenth of the steps and falls to zero."""
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+"""Highest learning rates of Adam; each rises over the first tenth of the steps and falls to zero."""
+FIRST = 3
+"""Which of them is tried first. Both neighbours of the best are tried too, so that the best is not one at an edge."""
 
 
 def prune_and_tune(
@@ -59,14 +63,20 @@ def prune_and_tune(
         left, _ = torch_pruning.utils.count_ops_and_params(module, sample)
     cut = _right(module, test)
     steps = budget // BATCH
-    ends = {rate: _tuned(module, images, labels, rate=rate, steps=steps, mirror=mirror, seed=seed) for rate in RATES}
-    tried = {rate: float(_right(end, held).float().mean()) for rate, end in ends.items()}
-    best = max(tried, key=lambda rate: tried[rate])
+    ends: dict[int, nn.Module] = {}
+    tried: dict[int, float] = {}
+    best = FIRST
+    while untried := {best - 1, best, best + 1} & set(range(len(RATES))) - set(tried):
+        for at in sorted(untried):
+            ends[at] = _tuned(module, images, labels, rate=RATES[at], steps=steps, mirror=mirror, seed=seed)
+            tried[at] = float(_right(ends[at], held).float().mean())
+            console.print(f"seed {seed}, rate {RATES[at]:g}: {tried[at]:.2%} of the images held apart")
+        best = max(tried, key=lambda at: tried[at])
     tuned = _right(ends[best], test)
     return {
         "macs": left / whole,
-        "rate": best,
-        "tried": {f"{rate:g}": right for rate, right in tried.items()},
+        "rate": RATES[best],
+        "tried": {f"{RATES[at]:g}": tried[at] for at in sorted(tried)},
         "cut_drop_points": 100 * float((dense.float() - cut.float()).mean()),
         "tuned_drop_points": 100 * float((dense.float() - tuned.float()).mean()),
         "samples": steps * BATCH,
