@@ -10,7 +10,7 @@ from device_profiles import Profile, loader
 from planner.adopt import adopt, alternative_file
 from planner.adversary import Search
 from planner.candidates import Candidate, Choice
-from planner.certificate import certify
+from planner.certificate import Effort, certify
 from planner.cost import CostMeter
 from planner.datasets import Dataset
 from planner.deploy import Deployment, kept_units
@@ -44,6 +44,8 @@ CERTIFIED = 200
 """Test samples that a proof is tried on by default. One takes milliseconds on LeNet-300-100, seconds on VGG-11."""
 CERTIFIABLE = 1_000_000
 """Weights from which on no proof is tried unless it is asked for."""
+SEARCHED = 20
+"""Test samples that wrong states are searched for where no proof is tried, so that a large network takes seconds."""
 
 
 def describe_modes(
@@ -138,14 +140,17 @@ def _certificate(
     held: HeldOut,
     options: Options,
 ) -> CertificateEntry | None:
-    """What is proved of a path's states, where the network is small enough or a proof is asked for."""
-    wanted = to_be_certified(network, options)
+    """What is proved of a path's states; where the network is large and no proof is asked for, what a search leaves."""
+    proof = to_be_certified(network, options)
+    wanted = SEARCHED if options.certified is None and not proof else proof
     if not wanted:
         return None
     samples = held.evaluator.samples.take(min(wanted, len(held.evaluator.samples)))
     # Evidence is no part of what planning cost.
     cost = CostMeter()
-    return certify(network, table, start, chunks, samples, cost=cost, search=Search(), stops=stops).entry()
+    effort: Effort = "linear" if proof else "none"
+    found = certify(network, table, start, chunks, samples, cost=cost, effort=effort, search=Search(), stops=stops)
+    return found.entry()
 
 
 def _landscape(

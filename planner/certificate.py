@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -32,11 +32,13 @@ from runtime.walking.chunks import ChunkList
 from runtime.walking.rows import RowTable, State
 
 Bools = NDArray[np.bool_]
-Effort = Literal["interval", "linear", "tight"]
-"""Intervals alone; backward linear bounds where they fail; these with tightened intervals behind."""
+Effort = Literal["none", "interval", "linear", "tight"]
+"""No proof, a search alone; intervals alone; backward linear bounds where they fail; these with tightened intervals
+behind."""
 CONFIDENCE = 0.95
 BATCH_NUMBERS = 2**24
 """Largest number of activations or slopes of one node at once, 128 MiB in float64."""
+NOT_TRIED = "no proof was tried; plan with --certify for one"
 MAX_STAGES = 256
 """A chunk list with more stages, such as a line of many points through many layers, is not bounded."""
 
@@ -72,7 +74,7 @@ class Certificate:
         survived_whole: Whether no state of whole rows with a wrong answer was found, bool [N]; None without a search.
         survived_torn: The same with one torn row.
         seconds: Time it took.
-        why_not: Why nothing could be bounded; empty if it could.
+        why_not: Why nothing was bounded; empty if it was. The search needs no bound.
     """
 
     stages: tuple[Stage, ...]
@@ -135,35 +137,47 @@ def certify(
         chunks: Its writes.
         samples: Inputs that nothing was chosen on, and labels.
         cost: Counts what is spent; a pass through a part of the network as one through all of it.
-        effort: How hard to try.
+        effort: How hard to try to prove anything.
         search: How to search for wrong states; None for no search.
         tear: How a row may be torn.
         stops: Positions in the list at which a stage is to end, beside those where one has to.
 
     Returns:
-        The certificate; where no bound is known, an empty one that says why.
+        The certificate; where no bound is known, one that proves nothing and says why, with what a search found.
     """
     begun = time.monotonic()
     count = len(samples)
     alive = {name: np.ones(count, np.bool_) for name in ("ends", "whole", "torn", "survived_whole", "survived_torn")}
     stages: list[Stage] = []
+    why_not = NOT_TRIED if effort == "none" else ""
     try:
         for writes in stages_of(network, table, start, chunks, stops):
             for batch in _batches(network, count):
-                _stage(network, writes, samples, batch, alive, cost, effort, search, tear)
+                _strike(alive, "ends", batch, _right_at_ends(network, writes, samples, batch, cost))
+                if not why_not:
+                    try:
+                        _prove(network, writes, samples, batch, alive, cost, effort, tear)
+                    except CannotBound as error:
+                        why_not = str(error)
+                if why_not:
+                    alive["whole"][:] = alive["torn"][:] = False
+                if search is not None:
+                    _search(network, writes, samples, batch, alive, cost, search, tear)
             begin = sum(stage.rows for stage in stages)
             proved = int(alive["whole"].sum()), int(alive["torn"].sum())
             stages.append(Stage(writes.layer, begin, len(writes.rows), *proved))
         if not stages:
             raise CannotBound("this transition writes nothing, so that there is no state between its ends")
-    except CannotBound as error:
+    except CannotBound as error:  # not even a search can be made
         nothing = np.zeros(count, np.bool_)
         return Certificate((), nothing, nothing, nothing, None, None, time.monotonic() - begun, str(error))
+    if why_not:
+        stages = [replace(stage, whole=0, torn=0) for stage in stages]
     searched = search is not None
     return Certificate(
         tuple(stages), alive["ends"], alive["whole"], alive["torn"],
         alive["survived_whole"] if searched else None, alive["survived_torn"] if searched else None,
-        time.monotonic() - begun,
+        time.monotonic() - begun, why_not,
     )  # fmt: skip
 
 
@@ -203,7 +217,7 @@ def _batches(network: Network, count: int) -> Iterator[NDArray[np.int64]]:
         yield np.arange(begin, min(begin + size, count))
 
 
-def _stage(
+def _prove(
     network: Network,
     writes: Writes,
     samples: Samples,
@@ -211,12 +225,10 @@ def _stage(
     alive: dict[str, Bools],
     cost: CostMeter,
     effort: Effort,
-    search: Search | None,
     tear: Tear,
 ) -> None:
     """Bound one stage on a batch; samples that fail are struck off ``alive``."""
     attempts: tuple[tuple[Rule, ...], ...] = (("interval",),) if effort == "interval" else (("interval",), *LINEAR)
-    _strike(alive, "ends", batch, _right_at_ends(network, writes, samples, batch, cost))
     alive["torn"] &= alive["ends"]
     alive["whole"] &= alive["ends"]
     for torn, name in ((True, "torn"), (False, "whole")):
@@ -234,8 +246,19 @@ def _stage(
                 hopeless.append(open_[~proved & ~stays])
                 open_ = open_[stays]
         alive[name][np.concatenate([open_, *hopeless])] = False
-    if search is None:
-        return
+
+
+def _search(
+    network: Network,
+    writes: Writes,
+    samples: Samples,
+    batch: NDArray[np.int64],
+    alive: dict[str, Bools],
+    cost: CostMeter,
+    search: Search,
+    tear: Tear,
+) -> None:
+    """Strike samples off ``alive`` for which a wrong state of a stage is found."""
     for torn, name in ((False, "survived_whole"), (True, "survived_torn")):
         alive[name][batch] &= alive["ends"][batch]
         if torn:
@@ -244,7 +267,7 @@ def _stage(
         open_ = batch[alive[name][batch] & ~alive["torn" if torn else "whole"][batch]]
         if len(open_):
             inputs, labels = _tensors(samples, open_)
-            tail = Tail(network, writes.layer, writes.before, inputs)
+            tail = Tail(network, writes.layer, writes.before, inputs, bounded=False)
             alive[name][open_] = ~find_wrong(tail, writes, labels, torn=torn, search=search, cost=cost, tear=tear)
 
 
@@ -253,7 +276,7 @@ def _right_at_ends(
 ) -> Bools:
     """Whether samples are answered right before and after a stage."""
     inputs, labels = _tensors(samples, batch)
-    tail = Tail(network, writes.layer, writes.before, inputs)
+    tail = Tail(network, writes.layer, writes.before, inputs, bounded=False)
     after = tail.linear(tail.node, *_own(tail, writes.after), tail.reads)
     cost.forward(2 * len(batch))
     with torch.no_grad():

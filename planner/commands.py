@@ -213,7 +213,7 @@ def plan(
     ] = None,
     certify: Annotated[
         int | None,
-        typer.Option(min=0, help="Test samples to prove right in every state; default 200, large networks 0."),
+        typer.Option(min=0, help="Test samples to prove right in every state; default 200, large ones: search on 20."),
     ] = None,
     proved: Annotated[
         float, typer.Option(min=0, max=1, help="Divide paths of which a smaller share is proved right; 0 for none.")

@@ -21,6 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from device_profiles.errors import GeoshiftError
 from planner.configuration import Configuration, ShapeMismatch
@@ -121,7 +122,9 @@ class PullbackMetric:
 
     def _outputs_of(self, batch: Tensor) -> Callable[[Tensor], Tensor]:
         def outputs(point: Tensor) -> Tensor:
-            found = functional_call(self._module, self.configuration.unflatten(point), (batch,))
+            # Ju is a derivative of a derivative, which fused attention does not have.
+            with sdpa_kernel(SDPBackend.MATH):
+                found = functional_call(self._module, self.configuration.unflatten(point), (batch,))
             if not isinstance(found, Tensor) or not found.ndim or len(found) != len(batch):
                 kind = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise MetricError(f"network returned {kind} for {len(batch)} inputs: expected one row of outputs each")

@@ -38,8 +38,8 @@ class Options:
             0 for no picture, None for 128 where the network is small.
         sparse: Samples that each sparse mode is trained on, the metric's among them; None for five passes over the
             training set, and at least 20,000.
-        certified: Test samples that a proof is tried on for every state of each path; None for 200 where the network
-            is small, and none where it is large.
+        certified: Test samples that a proof is tried on for every state of each path; 0 for none. None for 200 where
+            the network is small; where it is large no proof is tried, and wrong states are searched for on 20.
         proved: Share of the answers that are right at the ends of a path's stages that is to be proved right in every
             state between. Where less is, on selection samples, its rows are divided into blocks, if that proves more.
             Only where certificates are made; 0 for no blocks on this account.

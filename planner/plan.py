@@ -319,7 +319,8 @@ def _choose_paths(
         ways=ways,
         live=deployed.live,
         constants=deployed.constants,
-        threads=max(1, (os.cpu_count() or 1) // options.workers),
+        # A worker of a cluster may do several jobs at once, and its cores are not this machine's.
+        threads=1 if options.cluster else max(1, (os.cpu_count() or 1) // options.workers),
         torch_threads=torch.get_num_threads(),
         samples=data.selection.take(options.walked),
         pool=_tensor(data.fit),

@@ -15,13 +15,14 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 from torch.nn.grad import conv2d_input
 
 from device_profiles.errors import GeoshiftError
 from planner.network import Network
 from planner.operations import SHAPE_QUERIES, Flow, Part, is_tensor, shape_of, through, word_of
 
-Kind = Literal["layer", "relu", "maximum", "monotone", "reshape", "average", "sum", "difference", "join"]
+Kind = Literal["layer", "relu", "maximum", "monotone", "reshape", "average", "sum", "difference", "join", "other"]
 Weights = Mapping[str, Tensor]
 
 _MODULES: tuple[tuple[tuple[type[nn.Module], ...], Kind], ...] = (
@@ -72,12 +73,15 @@ class Tail:
         layer: Name of the layer.
         weights: All tensors by name, float64.
         inputs: float64 [N, ...].
+        bounded: Whether boxes are to be followed. Without, any operation may stand behind the layer; a search needs no
+            more than its value.
 
     Raises:
-        CannotBound: The layer is called more than once, or an operation behind it is not known here.
+        CannotBound: The layer is called more than once, a convolution is not padded with zeros alike on both sides, or
+            an operation behind the layer is not known here.
     """
 
-    def __init__(self, network: Network, layer: str, weights: Weights, inputs: Tensor) -> None:
+    def __init__(self, network: Network, layer: str, weights: Weights, inputs: Tensor, *, bounded: bool = True) -> None:
         self.network = network
         self.layer = layer
         self.weights = weights
@@ -90,8 +94,12 @@ class Tail:
         if len(calls) != 1:
             raise CannotBound(f"layer {layer}: found {len(calls)} calls, expected one; no bound is known for it")
         self.node: fx.Node = calls[0]
+        for node in nodes:
+            inner = self.modules[str(node.target)] if node.op == "call_module" else None
+            if isinstance(inner, nn.Conv2d) and not _pads_with_zeros(inner):
+                raise CannotBound(f"layer {node.target}: nothing is known for its padding, {inner.padding_mode}")
         self._run(nodes, inputs)
-        self._follow(nodes)
+        self._follow(nodes, bounded)
 
     @property
     def reads(self) -> Tensor:
@@ -162,7 +170,10 @@ class Tail:
         if isinstance(args[0], Tensor) and self._in_place(node):
             args = (args[0].clone(), *args[1:])
         if node.op == "call_module":
-            return self.modules[str(node.target)](*args, **kwargs)
+            inner = self.modules[str(node.target)]
+            own = {name: self.weights[f"{node.target}.{name}"] for name in inner.state_dict()}
+            found: Tensor = functional_call(inner, own, args, kwargs) if own else inner(*args, **kwargs)
+            return found
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)
@@ -197,7 +208,7 @@ class Tail:
                 elif node.op != "output":
                     self.values[node] = self.apply(node, {})
 
-    def _follow(self, nodes: list[fx.Node]) -> None:
+    def _follow(self, nodes: list[fx.Node], bounded: bool) -> None:
         units = self.network.layer(self.layer).units
         axis = 1 if len(shape_of(self.node)) == 4 else len(shape_of(self.node)) - 1
         flows: dict[fx.Node, Flow | None] = {self.node: Flow(parts=(Part(self.layer, units),), axis=axis)}
@@ -211,10 +222,14 @@ class Tail:
             if not is_tensor(node):
                 if word_of(node) in SHAPE_QUERIES:
                     continue
+                if not bounded:
+                    flows[node] = None
+                    self.steps.append(Step(node, "other", varies, by_unit=False))
+                    continue
                 raise CannotBound(f"operation {word_of(node)!r} behind layer {self.layer}: makes no tensor")
-            kind = self.kind(node)
+            kind = self.kind(node) if bounded else self._kind(node)
             flow = None
-            if kind not in ("layer", "sum", "difference", "join") and (before := flows[varies[0]]) is not None:
+            if kind not in ("layer", "sum", "difference", "join", "other") and (before := flows[varies[0]]) is not None:
                 inner = self.modules[str(node.target)] if node.op == "call_module" else None
                 flow = through(node, word_of(node), inner, before, shape_of(varies[0]))
             flows[node] = flow
@@ -226,11 +241,13 @@ class Tail:
         Raises:
             CannotBound: No bound is known for it.
         """
+        kind = self._kind(node)
+        if kind == "other":
+            raise CannotBound(f"operation {word_of(node)!r} next to layer {self.layer}: no bound is known for it")
+        return kind
+
+    def _kind(self, node: fx.Node) -> Kind:
         inner = self.modules[str(node.target)] if node.op == "call_module" else None
-        if isinstance(inner, nn.Conv2d):
-            lopsided = inner.padding == "same" and any(size % 2 == 0 for size in inner.kernel_size)
-            if inner.padding_mode != "zeros" or lopsided:
-                raise CannotBound(f"layer {node.target}: no bound is known for its padding, {inner.padding_mode}")
         kind = next((kind for types, kind in _MODULES if isinstance(inner, types)), None)
         if inner is None:
             kind = _NAMES.get(word_of(node))
@@ -243,5 +260,10 @@ class Tail:
             kind = None
         if kind is None or (kind not in ("sum", "difference", "join") and len(node.all_input_nodes) > 1
                             and any(is_tensor(one) for one in node.all_input_nodes[1:])):  # fmt: skip
-            raise CannotBound(f"operation {word_of(node)!r} next to layer {self.layer}: no bound is known for it")
+            return "other"
         return kind
+
+
+def _pads_with_zeros(inner: nn.Conv2d) -> bool:
+    lopsided = inner.padding == "same" and any(size % 2 == 0 for size in inner.kernel_size)
+    return inner.padding_mode == "zeros" and not lopsided

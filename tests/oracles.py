@@ -167,6 +167,15 @@ def convolutional_toy(probes: int = 5, seed: int = 0, names: tuple[str, ...] | N
         return toy(module, torch.randn(probes, 1, 6, 6, dtype=torch.float64), names or everything)
 
 
+def attentive_toy(probes: int = 3, seed: int = 0) -> Toy:
+    """A transformer's layer on five tokens: attention, layer norms, residual sums."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+        module = nn.Sequential(layer, nn.Flatten(), nn.Linear(20, 2)).eval()
+        return toy(module, torch.randn(probes, 5, 4, dtype=torch.float64))
+
+
 def random_vector(size: int, seed: int) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 

@@ -191,11 +191,16 @@ def _candidates_tables(data: dict[str, Any], plan: Bundle) -> Iterator[Table]:
 
 
 def _proved(certificate: dict[str, Any] | None) -> str:
-    """Share of samples that are proved right, and what that says of all inputs."""
-    if certificate is None or certificate["why_not"]:
+    """Share of samples that are proved right, and what that says of all inputs; if none is, what a search leaves."""
+    if certificate is None:
         return "-"
-    from runtime.reporting.findings import at_least
+    from runtime.reporting.findings import at_least, percent
 
+    if not certificate["proved_torn"] and certificate["survived_torn"] is not None:
+        share = percent(certificate["survived_torn"] / certificate["samples"], certificate["samples"])
+        return f"nothing; not certified: {share}"
+    if certificate["why_not"]:
+        return "-"
     proved = at_least(certificate["proved_torn"] / certificate["samples"], 2)
     return f"{proved} (≥ {at_least(certificate['bound_torn'], 2)})"
 

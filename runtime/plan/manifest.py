@@ -270,7 +270,7 @@ class CertificateEntry(_Record, frozen=True, kw_only=True):
     survived_torn: Count | None
     """The same with one row torn."""
     why_not: str = ""
-    """Why nothing could be bounded; empty if it could."""
+    """Why nothing was bounded; empty if it was."""
 
 
 class TransitionEntry(_Record, frozen=True, kw_only=True):

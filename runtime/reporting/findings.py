@@ -260,9 +260,18 @@ def proved(move: TransitionEntry) -> str:
     certificate = move.certificate
     if certificate is None:
         return "Nothing was proved beyond the states that were measured."
-    if certificate.why_not:
-        return f"Nothing could be proved beyond the states that were measured: {certificate.why_not}."
     samples = certificate.samples
+    if certificate.why_not:
+        words = f"Nothing was proved beyond the states that were measured: {certificate.why_not}."
+        if certificate.survived_torn is None:
+            return words
+        ends, left = (
+            percent(count / samples, samples) for count in (certificate.ends_right, certificate.survived_torn)
+        )
+        return (
+            f"{words} Not certified: of {samples:,} held-out samples, {ends} are right between the "
+            f"{len(certificate.stages)} stages, and for {left} a search by gradients found no wrong state."
+        )
 
     def share(count: int) -> str:
         return at_least(count / samples, decimals(samples))

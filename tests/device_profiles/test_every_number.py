@@ -18,12 +18,10 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from device_profiles import Figure, Profile, loader
 from device_profiles.errors import GeoshiftError
 from device_profiles.numbers import numbers
-from planner import datasets
 from planner.allocation import allocate, curves
 from planner.modes import resolve
 from planner.network import trace
@@ -40,6 +38,7 @@ from runtime.simulation import Stage, simulate_trace
 from runtime.simulation.play import Played
 from runtime.simulation.trace import Arrivals, Readings
 from runtime.walking.net import Net
+from tests.planner import small
 from tests.planner.test_modes import Net as Layers
 from tests.runtime.bundles import content
 from tests.runtime.simulation.cases import LATENCY
@@ -293,7 +292,7 @@ class Seen:
         out = self.folder / f"plan-{len(self.known)}"
 
         def plan() -> None:
-            make_plan(*small_network(), loader.from_builtins(data, "test"), out, options=few)
+            make_plan(small.network(), "small", small.data(), loader.from_builtins(data, "test"), out, options=few)
 
         if why := refusal(plan):
             return why
@@ -362,20 +361,6 @@ def refusal(action: Callable[[], object]) -> str:
     except GeoshiftError as error:
         return str(error)
     return ""
-
-
-def small_network() -> tuple[nn.Module, str, datasets.Dataset]:
-    """A network of a convolution and two linear layers, and data that it answers right."""
-    torch.manual_seed(0)
-    module = nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, 3)
-    ).eval()
-    x = torch.randn(700, 1, 4, 4)
-    with torch.no_grad():
-        module[-1].bias -= module(x).mean(0)
-        y = module(x).argmax(1).numpy()
-    data = datasets.Dataset("small", x[:500].numpy(), y[:500], x[500:].numpy(), y[500:], ("a", "b", "c"), {})
-    return module, "small", data
 
 
 @pytest.fixture(scope="module")

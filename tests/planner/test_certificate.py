@@ -390,6 +390,51 @@ def test_what_cannot_be_bounded_says_why(kind, layer, words):
         Tail(net, layer, written(net, layer, [0]).before, inputs)
 
 
+class Normalised(Softened):
+    """Weights of its own that nobody writes, an operation before the layer and one behind it without a bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.behind = nn.LayerNorm(6), nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.softmax(self.behind(self.b(torch.relu(self.a(self.before(x))))), 1))
+
+
+@pytest.mark.parametrize("kind", [Softened, Scaled, Normalised])
+def test_what_cannot_be_bounded_is_searched_all_the_same(kind):
+    net, inputs = network(kind, 6)
+    rows = [0, 2, 3]
+    writes = written(net, "a", rows, 3.0)
+    tail = Tail(net, "a", writes.before, inputs, bounded=False)
+    torch.testing.assert_close(tail.values[tail.output], answered(net, writes.before, inputs))
+    labels = tail.values[tail.output].argmax(1)
+    least = torch.stack([
+        margin(answered(net, state(writes, whole, None), inputs), labels)
+        for whole in product((False, True), repeat=len(rows))
+    ]).amin(0)  # fmt: skip
+    searched = worst_margin(tail, writes, labels, torn=False, search=Search(targets=2), cost=CostMeter())
+    assert (searched >= least - ROUNDING).all()
+    assert (searched - least).median() < ROUNDING
+
+
+def test_without_a_bound_a_certificate_says_what_the_search_left(plan, samples, certificate):
+    net, table, states, chunks = plan
+    few = samples.take(40)
+    found = certify(net, table, states["C1"], chunks, few, cost=CostMeter(), effort="none", search=Search())
+    assert "no proof was tried" in found.why_not
+    assert not found.whole.any()
+    assert not found.torn.any()
+    # What is proved is not searched where there is a proof, and is never found wrong where there is none.
+    assert (found.ends == certificate.ends[:40]).all()
+    assert (found.survived_torn >= certificate.torn[:40]).all()
+    assert (found.survived_whole >= found.survived_torn).all()
+    entry = found.entry()
+    assert (entry.proved_whole, entry.bound_torn, entry.samples) == (0, 0, 40)
+    assert entry.survived_torn == int(found.survived_torn.sum()) > 0
+    assert len(entry.stages) == len(certificate.stages)
+
+
 def test_a_transition_that_cannot_be_bounded_proves_nothing(plan, samples):
     net, table, states, chunks = plan
     stops = range(len(chunks))

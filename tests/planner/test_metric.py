@@ -12,9 +12,20 @@ from planner.configuration import Configuration, ShapeMismatch
 from planner.cost import CostError, CostMeter
 from planner.metric import MetricError, PullbackMetric
 from tests import tolerances
-from tests.oracles import Toy, convolutional_toy, curved_toy, dense_jacobian, dense_metric, linear_toy, random_vector
+from tests.oracles import (
+    Toy,
+    attentive_toy,
+    convolutional_toy,
+    curved_toy,
+    dense_jacobian,
+    dense_metric,
+    linear_toy,
+    random_vector,
+)
 
-TOYS = [curved_toy(3), convolutional_toy(), convolutional_toy(names=("0.weight", "6.bias")), linear_toy()]
+TOYS = [
+    curved_toy(3), convolutional_toy(), convolutional_toy(names=("0.weight", "6.bias")), linear_toy(), attentive_toy()
+]  # fmt: skip
 SEEDS = st.integers(0, 2**31)
 
 
@@ -44,6 +55,16 @@ def test_equals_the_dense_metric(toy, batch_size):
     assert_close(metric.apply(toy.point, v), dense @ v, tolerances.FLOAT64)
     assert_close(metric.inner(toy.point, u, v), u @ dense @ v, tolerances.FLOAT64)
     assert_close(metric.length(toy.point, v), (v @ dense @ v).sqrt(), tolerances.FLOAT64)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("toy", TOYS)
+def test_equals_the_dense_metric_on_a_gpu(toy):
+    inputs, point = toy.inputs.cuda(), toy.point.cuda()
+    tangent = random_vector(toy.configuration.size, 1)
+    found = PullbackMetric(toy.module, toy.configuration, inputs).apply(point, tangent.cuda())
+    assert found.is_cuda
+    assert_close(found.cpu(), dense_metric(toy.function, toy.point) @ tangent, tolerances.FLOAT64)
 
 
 @given(SEEDS, st.sampled_from(range(len(TOYS))))

@@ -16,7 +16,7 @@ from tests.oracles import Toy, convolutional_toy, linear_toy, random_vector
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own dependencies, while it is imported
-    curvlinops = pytest.importorskip("curvlinops")
+    import curvlinops
 
 # Its einsum library still compiles with what PyTorch has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")

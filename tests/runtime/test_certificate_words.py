@@ -41,7 +41,12 @@ def test_words_admit_what_is_missing():
     unsearched = msgspec.structs.replace(GOOD, survived_whole=None, survived_torn=None)
     assert "Not certified" not in words(unsearched)
     assert words(None) == "Nothing was proved beyond the states that were measured."
-    assert "measured: softmax." in words(msgspec.structs.replace(GOOD, why_not="softmax"))
+    refused = msgspec.structs.replace(nothing, why_not="softmax")
+    assert "measured: softmax." in words(refused)
+    assert "Not certified: of 10,000 held-out samples, 98.18 % are right between the 2 stages" in words(refused)
+    assert "for 97.44 % a search by gradients found no wrong state" in words(refused)
+    unsearched = msgspec.structs.replace(refused, survived_whole=None, survived_torn=None)
+    assert words(unsearched).endswith("measured: softmax.")
 
 
 def test_the_page_shows_it():
@@ -67,7 +72,9 @@ def test_inspection_has_it_and_a_manifest_keeps_it(tmp_path):
     assert again == with_it
     shown = msgspec.to_builtins(GOOD)
     assert _proved(shown) == "97.31\N{NO-BREAK SPACE}% (≥ 97.02\N{NO-BREAK SPACE}%)"
-    assert _proved(None) == _proved(shown | {"why_not": "softmax"}) == "-"
+    nothing = shown | {"proved_torn": 0, "why_not": "softmax"}
+    assert _proved(nothing) == "nothing; not certified: 97.44\N{NO-BREAK SPACE}%"
+    assert _proved(None) == _proved(nothing | {"survived_torn": None}) == "-"
 
 
 @pytest.mark.parametrize(("field", "value"), [("bound_torn", 1.5), ("proved_torn", -1), ("survived_torn", 0.5)])
