@@ -137,7 +137,7 @@ def rival(module: nn.Module, setting: vgg.Setting, epochs: float, seed: int) -> 
     dense = prune_train(module, LAYER, 0, samples, test, epochs=0.0, rate=best, seed=seed, looks=()).right["end"]
     drops = {name: 100 * float(dense.mean() - right.mean()) for name, right in found.right.items()}
     tries = {f"{rate:g}": right for rate, right in tried.items()}
-    return {"rate": best, "tried": tries, "epochs": found.epochs, "drops": drops}
+    return {"rate": best, "tried": tries, "epochs": found.epochs, "seconds": found.seconds, "drops": drops}
 
 
 def picture(ours: list[dict[str, Any]], rivals: dict[str, Any]) -> Figure:
