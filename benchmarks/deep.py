@@ -54,6 +54,8 @@ STRATEGIES: Mapping[str, Callable[..., strategies.Compiled]] = {
     "ordered": strategies.ordered, "zero-first": strategies.zero_first, "naive": strategies.naive,
 }  # fmt: skip
 
+RIVAL = "torch-pruning and fine-tuning"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -287,12 +289,18 @@ def findings(seeds: list[int], per_network: dict[str, list[dict[str, Any]]], set
         claim("latency_ratio", "of dense", "<=", 0.6, [one["latency"]["ratio"] for one in per_seed])
         ahead = [one["rival"]["tuned_drop_points"] - drop for one, drop in zip(per_seed, drops, strict=True)]
         claim("ahead_of_torch_pruning_points", "points", ">=", 0.0, ahead)
-        rivals[name] = {
-            "closed form alone": [one["drops"]["closed form"] for one in per_seed],
-            "hard prune of the same units": [one["drops"]["hard prune"] for one in per_seed],
-            "torch-pruning magnitude + fine-tuning": [one["rival"] for one in per_seed],
-            "paths": {way: [one["paths"][way]["below_lower_end"] for one in per_seed] for way in STRATEGIES},
+        ends = {
+            "closed form alone": [one["drops"]["closed form"]["points"] for one in per_seed],
+            "hard prune of the same units": [one["drops"]["hard prune"]["points"] for one in per_seed],
+            RIVAL: [one["rival"]["tuned_drop_points"] for one in per_seed],
         }
+        for rival, values in ends.items():
+            rivals.setdefault(rival, {})[f"{name}_end_drop_points"] = values
+        rivals[RIVAL][f"{name}_runs"] = [one["rival"] for one in per_seed]
+        for way in STRATEGIES:
+            if way != "ordered":
+                walked = [one["paths"][way]["below_lower_end"] for one in per_seed]
+                rivals.setdefault(way, {})[f"{name}_worst_below_lower_end_points"] = walked
         states[name] = (
             f"{setting.waypoints} whole states, {setting.torn} torn ones each way, {setting.walked} test images"
         )

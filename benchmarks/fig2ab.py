@@ -38,6 +38,7 @@ LAYER = "features.0"
 LOOKS = (10, 20, 30, 40, 50)
 RATES = (0.001, 0.005, 0.02)
 LONG = (10.0, 70.0)
+FULL_WIDTH = "prune-train, 1 epoch"
 
 
 def run(quick: bool) -> Findings:
@@ -46,20 +47,28 @@ def run(quick: bool) -> Findings:
     seeds = SEEDS[:1] if quick else SEEDS
     tag = "-quick" if quick else ""
     ours = [measure(seed, setting, tag) for seed in seeds]
-    rivals: dict[str, Any] = {
-        "prune-train, 1 epoch": {
-            str(seed): part(f"fig2ab-rival-full-seed{seed}{tag}", setting, seed, 0.01 if quick else 1.0)
-            for seed in seeds
-        }
+    rivals = {
+        FULL_WIDTH: [
+            part(f"fig2ab-rival-full-seed{seed}{tag}", setting, seed, 0.01 if quick else 1.0) for seed in seeds
+        ]
     }
     beside = {}
     if not quick:
         beside["quarter width"] = [measure(seed, vgg.NARROW, tag) for seed in seeds]
         for epochs in LONG:
-            rivals[f"prune-train, {epochs:g} epochs, quarter width"] = {
-                str(seed): part(f"fig2ab-rival-quarter-{epochs:g}-seed{seed}", vgg.NARROW, seed, epochs)
-                for seed in seeds
-            }
+            rivals[f"prune-train, {epochs:g} epochs, quarter width"] = [
+                part(f"fig2ab-rival-quarter-{epochs:g}-seed{seed}", vgg.NARROW, seed, epochs) for seed in seeds
+            ]
+    return findings(seeds, ours, rivals, beside)
+
+
+def findings(
+    seeds: tuple[int, ...],
+    ours: list[dict[str, Any]],
+    rivals: dict[str, list[dict[str, Any]]],
+    beside: dict[str, list[dict[str, Any]]],
+) -> Findings:
+    """Claims, rivals and picture."""
 
     def claim(name: str, unit: str, bar: float, values: list[float]) -> Claim:
         return Claim(name, max(values), unit, "<=", bar, values)
@@ -70,7 +79,10 @@ def run(quick: bool) -> Findings:
         claim("bytes_written_ratio", "of dense weights", 0.006, [one["bytes_ratio"] for one in ours]),
         claim("epoch_equivalents_of_the_whole_tour", "epochs", 1.0, [one["epoch_equivalents"] for one in ours]),
     ]
-    return Findings(list(seeds), claims, rivals, {"per_seed": ours, **beside}, picture(ours, rivals))
+    told: dict[str, dict[str, Any]] = {name: {"runs": found} for name, found in rivals.items()}
+    told[FULL_WIDTH]["end_drop"] = [one["drops"]["end"] for one in rivals[FULL_WIDTH]]
+    told[FULL_WIDTH]["worst_state_drop"] = [max(one["drops"].values()) for one in rivals[FULL_WIDTH]]
+    return Findings(list(seeds), claims, told, {"per_seed": ours, **beside}, picture(ours, rivals[FULL_WIDTH]))
 
 
 def measure(seed: int, setting: vgg.Setting, tag: str) -> dict[str, Any]:
@@ -140,7 +152,7 @@ def rival(module: nn.Module, setting: vgg.Setting, epochs: float, seed: int) -> 
     return {"rate": best, "tried": tries, "epochs": found.epochs, "seconds": found.seconds, "drops": drops}
 
 
-def picture(ours: list[dict[str, Any]], rivals: dict[str, Any]) -> Figure:
+def picture(ours: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> Figure:
     """Drop against C1 along our way and just after the rival's removals."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
@@ -149,7 +161,7 @@ def picture(ours: list[dict[str, Any]], rivals: dict[str, Any]) -> Figure:
         torn = [(state["at"], state["drop"]) for state in one["states"] if state["kind"] == "torn"]
         axis.plot(*zip(*whole, strict=True), color="black", lw=2, label=None if number else "geoshift")
         axis.scatter(*zip(*torn, strict=True), color="black", marker="x", s=14)
-    for number, one in enumerate(rivals["prune-train, 1 epoch"].values()):
+    for number, one in enumerate(rivals):
         drops = list(one["drops"].values())
         axis.plot(np.linspace(1 / len(drops), 1, len(drops)), drops, "o-", color="#D55E00", lw=1, ms=3,
                   label=None if number else "prune-train, 1 epoch, just after removals")  # fmt: skip
