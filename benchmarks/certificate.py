@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import os
 import sys
 import time
@@ -28,8 +27,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
-from benchmarks.frame import Claim, Findings, main, write_atomically
+from benchmarks.frame import Claim, Findings, main
 from benchmarks.networks import fit_and_selection, trained, vgg11
+from benchmarks.parts import kept
 from planner import adversary, blocks, bounds, certificate, reachable, rounding, steady, tail
 from planner.adversary import Search, find_wrong
 from planner.blocks import divide
@@ -39,7 +39,6 @@ from planner.datasets import Dataset, load
 from planner.deploy import row_table
 from planner.endpoint_search import EndPointSearch
 from planner.export import export_live
-from planner.image_files import cache_directory
 from planner.modes import ModeTarget
 from planner.network import Network, trace
 from planner.tail import Tail
@@ -107,22 +106,20 @@ def run(quick: bool) -> Findings:
         max_workers=min(2, os.cpu_count() or 1), mp_context=get_context("spawn"), initializer=torch.set_num_threads,
         initargs=(1,),
     ) as pool:  # fmt: skip
-        found = list(pool.map(kept, *zip(*tasks, strict=True)))
+        found = list(pool.map(part, *zip(*tasks, strict=True)))
     return findings(found)
 
 
-def kept(case: Case, seed: int) -> dict[str, Any]:
+def part(case: Case, seed: int) -> dict[str, Any]:
     """`measure`, kept in the cache under the code that made it, so that a run that was stopped goes on."""
-    code = "".join(inspect.getsource(module) for module in MADE_BY)
-    key = hashlib.sha256(f"{code}{case}{seed}".encode()).hexdigest()[:16]
-    path = cache_directory() / "benchmarks" / f"certificate-{key}.json"
-    if not path.exists():
+    code = hashlib.sha256("".join(map(inspect.getsource, MADE_BY)).encode()).hexdigest()
+
+    def work() -> dict[str, Any]:
         begun = time.monotonic()
-        record = {**measure(case, seed), "seconds": time.monotonic() - begun}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(record))
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+        return {**measure(case, seed), "seconds": time.monotonic() - begun}
+
+    removed = "-".join(f"{layer}-{count}" for layer, count in case.removed.items())
+    return kept(f"certificate-{case.model}-{removed}-seed{seed}", (code, case), None, work)
 
 
 def measure(case: Case, seed: int) -> dict[str, Any]:

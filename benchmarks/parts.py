@@ -1,7 +1,7 @@
 """Finished parts of long benchmarks, kept in the cache, so that a run that was stopped goes on.
 
-A part is taken again only for the same setting and the same weights, and says at which commit it was measured: results
-that are put together from several runs stay honest about it.
+A part is taken again only for the same setting and the same weights, and says at which commit and on what processor it
+was measured: results that are put together from several runs stay honest about it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from benchmarks.frame import commit, write_atomically
+from benchmarks.frame import commit, machine, write_atomically
 from planner.image_files import cache_directory
 
 
@@ -25,7 +25,7 @@ def folder() -> Path:
 
 
 def kept(name: str, setting: object, module: nn.Module | None, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A part's figures with the commit that they were measured at.
+    """A part's figures with the commit that they were measured at, and the processor.
 
     Args:
         name: The part; also the file's.
@@ -37,12 +37,12 @@ def kept(name: str, setting: object, module: nn.Module | None, work: Callable[[]
     made_of = {"setting": repr(setting), "weights": None if module is None else digest(module)}
     if path.exists():
         stored = json.loads(path.read_text())
-        if all(stored.get(key) == value for key, value in made_of.items()):
-            return {**stored["found"], "commit": stored["commit"]}
-    measured, found = commit(), work()
+        if "measured" in stored and all(stored.get(key) == value for key, value in made_of.items()):
+            return {**stored["found"], **stored["measured"]}
+    measured, found = {"commit": commit(), "processor": machine()["processor"]}, work()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({**made_of, "commit": measured, "found": found}))
-    return {**found, "commit": measured}
+    write_atomically(path, json.dumps({**made_of, "measured": measured, "found": found}))
+    return {**found, **measured}
 
 
 def digest(module: nn.Module) -> str:
