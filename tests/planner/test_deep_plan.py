@@ -12,11 +12,12 @@ from distributed import LocalCluster
 from typer.testing import CliRunner
 
 from device_profiles import Mode, loader
-from planner import checkpoint
+from planner import assemble, checkpoint
 from planner.commands import add_commands
 from planner.plan import make_plan
 from runtime.plan.bundle import MANIFEST, read
 from runtime.plan.verification import verify
+from runtime.reporting.findings import proved
 from tests.planner import small
 from tests.planner.conftest import OPTIONS
 
@@ -84,3 +85,17 @@ def test_the_command_makes_the_same_bundle_on_every_executor(device, tmp_path):
     assert plan("two", "--workers", "2") == alone
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
         assert plan("cluster", "--cluster", cluster.scheduler_address) == alone
+
+
+def test_of_a_large_network_nothing_is_proved_and_wrong_states_are_searched_for(device, tmp_path, monkeypatch):
+    monkeypatch.setattr(assemble, "CERTIFIABLE", 1)
+    guard = msgspec.structs.replace(device.guard, max_drop_points=60.0)
+    options = replace(FEW, selection=100, fit=200, probes=4, certified=None)
+    rough = msgspec.structs.replace(device, guard=guard)
+    made = make_plan(small.network(), "small", small.data(), rough, tmp_path / "plan", options=options)
+    certificate = made.transitions[0].certificate
+    assert certificate is not None
+    assert "plan with --certify" in certificate.why_not
+    assert (certificate.samples, certificate.proved_torn) == (assemble.SEARCHED, 0)
+    assert 0 <= certificate.survived_torn <= certificate.survived_whole <= certificate.ends_right
+    assert "Not certified" in proved(read(tmp_path / "plan").manifest.transitions[0])
