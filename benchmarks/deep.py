@@ -44,6 +44,7 @@ from planner.endpoint_search import EndPointSearch
 from planner.export import export_live
 from planner.network import Network, trace
 from planner.refine import Settings, refine
+from planner.steady import stages_at
 from runtime.plan.evaluation import Answers, Evaluator, random_tears, spread_positions
 from runtime.plan.samples import Samples
 from runtime.walking import strategies
@@ -72,7 +73,9 @@ class Setting:
         rate: Its learning rate.
         budget: Epoch-equivalents of the rival's fine-tuning.
         walked: First test images, in the seed's random order, that every state of a path is asked on.
-        waypoints: Whole states of a path, both ends among them.
+        waypoints: Whole states of a path that are equally far apart in bytes, both ends among them. Beside them stand
+            those between two layers and those in the middle of one: most bytes are the last layers', and there is
+            little to see there.
         torn: Torn states in each direction.
         pairs: Interleaved pairs of runs for latency.
         shift: Pixels that images of the refinement are moved by, and mirrored; None for not at all.
@@ -98,8 +101,8 @@ class Setting:
 
 
 FULL = (
-    Setting("vgg11", "cifar10", 0.5, 1000, 300, 5000, 2000, 1e-5, 0.35, 1000, 5, 2, 60),
-    Setting("resnet8-wide", "cifar10", 0.5, 1000, 500, 5000, 40_000, 1e-3, 1.4, 2000, 5, 2, 60, shift=4, block=16),
+    Setting("vgg11", "cifar10", 0.5, 1000, 300, 5000, 2000, 1e-5, 0.35, 1000, 5, 4, 60),
+    Setting("resnet8-wide", "cifar10", 0.5, 1000, 500, 5000, 40_000, 1e-3, 1.4, 2000, 5, 4, 60, shift=4, block=16),
 )
 QUICK = (Setting("digits-cnn", "digits", 0.5, 400, 100, 400, 800, 1e-3, 3.0, 200, 5, 2, 20),)
 SEEDS = [0, 1, 2]
@@ -217,7 +220,7 @@ def ours(seed: int, setting: Setting) -> dict[str, Any]:
 def paths(
     network: Network, dense: EndPoint, end: EndPoint, samples: Samples, seed: int, setting: Setting
 ) -> dict[str, Any]:
-    """Every strategy through the same kinds of states: prefixes, torn ones, and torn ones of the way back."""
+    """Every strategy through the same kinds of states: whole ones, torn ones, and torn ones of the way back."""
     table, states = row_table(network, {"C1": dense, "deep": end})
     moved = [name for layer in table.layers for name in (layer.weight, layer.bias) if name is not None]
     live = export_live(network.module, torch.from_numpy(samples.inputs[:2]), moved)
@@ -229,18 +232,21 @@ def paths(
     for name, strategy in STRATEGIES.items():
         path = strategy(table, states["C1"], states["deep"])
         chunks, known = path.chunks, path.table(table)
-        inner = spread_positions(chunks, known, setting.waypoints)[1:-1]
+        stages = [place for begin, end in stages_at(chunks) for place in (begin, (begin + end) // 2)]
+        inner = sorted({*spread_positions(chunks, known, setting.waypoints), *stages} - {0, len(chunks)})
         along = [first, *evaluator.along(known, states["C1"], chunks, inner), last]
         torn: list[Answers] = []
         for way, begin, salt in ((chunks, "C1", 1000), (chunks.reversed(), "deep", 2000)):
             tears = random_tears(known, way, setting.torn, seed + salt)
             torn += evaluator.torn(known, states[begin], way, tears)
-        worst = min(answers.accuracy for answers in [*along, *torn])
+        worst = min([*along, *torn], key=lambda answers: answers.accuracy)
+        written = np.concatenate([[0], chunks.chunk_bytes(known).cumsum()])
         found[name] = {
+            "at": [float(written[place] / written[-1]) for place in (0, *inner, len(chunks))],
             "accuracies": [answers.accuracy for answers in along],
             "torn": [answers.accuracy for answers in torn],
-            "below_lower_end": 100 * (lower - worst),
-            "below_c1": 100 * (first.accuracy - worst),
+            "below_lower_end": 100 * (lower - worst.accuracy),
+            "below_c1": paired(first, worst),
             "divergence": [answers.distance(first) for answers in along],
             "bytes_written": chunks.total_bytes(known),
         }
@@ -302,7 +308,8 @@ def findings(seeds: list[int], per_network: dict[str, list[dict[str, Any]]], set
                 walked = [one["paths"][way]["below_lower_end"] for one in per_seed]
                 rivals.setdefault(way, {})[f"{name}_worst_below_lower_end_points"] = walked
         states[name] = (
-            f"{setting.waypoints} whole states, {setting.torn} torn ones each way, {setting.walked} test images"
+            f"{setting.waypoints} whole states by bytes, those between layers and in the middle of each, "
+            f"{setting.torn} torn ones each way, {setting.walked} test images"
         )
     return Findings(seeds, claims, rivals, {"states": states, "networks": per_network}, picture(per_network))
 
@@ -323,10 +330,10 @@ def picture(per_network: dict[str, list[dict[str, Any]]]) -> Figure:
         for name, color in zip(STRATEGIES, ("#000000", "#E69F00", "#D55E00"), strict=True):
             for number, one in enumerate(per_seed):
                 accuracies = np.array(one["paths"][name]["accuracies"])
-                walk.plot(np.linspace(0, 1, len(accuracies)), 100 * (accuracies[0] - accuracies), color=color,
+                walk.plot(one["paths"][name]["at"], 100 * (accuracies[0] - accuracies), color=color,
                           marker="o", ms=3, label=name if number == 0 else None)  # fmt: skip
         walk.invert_yaxis()
-        walk.set_xticks([0, 1], ["C1", "deep"])
+        walk.set_xlabel("share of the bytes written")
         walk.set_ylabel("points below C1")
         walk.set_title("test accuracy while weights are rewritten", fontsize=10)
     figure.legend(*axes[0, 1].get_legend_handles_labels(), ncols=3, fontsize=9, loc="outside lower center")

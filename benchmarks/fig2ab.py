@@ -7,8 +7,8 @@ all widths divided by four, where our own figure stands beside them. Their state
 their search path, and the end. Fine-tuning moves every weight: a walk to its end would write the whole model, and is
 not measured.
 
-A rival's rate is the one of three that was best on selection images, at a tenth of its budget and at most an epoch;
-what that took is not charged to it. Each finished part is kept in the cache.
+A rival's rate is the best one on selection images, at a tenth of its budget and at most an epoch, and both its
+neighbours were tried; what that took is not charged to it. Each finished part is kept in the cache.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ from runtime.walking.rows import RowTable, State
 SEEDS = (0, 1, 2)
 LAYER = "features.0"
 LOOKS = (10, 20, 30, 40, 50)
-RATES = (0.001, 0.005, 0.02)
+RATES = (4e-5, 2e-4, 1e-3, 5e-3, 2e-2)
+FIRST = 3
+"""Which of them is tried first."""
 LONG = (10.0, 70.0)
 FULL_WIDTH = "prune-train, 1 epoch"
 
@@ -135,21 +137,28 @@ def rival(module: nn.Module, setting: vgg.Setting, epochs: float, seed: int) -> 
     held = Samples(dataset.train_x[selection[:1000]], dataset.train_y[selection[:1000]])
     test = vgg.test_samples(dataset, setting.images)
     remove, tuned = vgg.FILTERS // setting.width, epochs / 10
-    tried = {
-        rate: float(prune_train(
-            module, LAYER, remove, samples, held, epochs=min(tuned, 1.0), rate=rate, seed=seed, looks=()
-        ).right["end"].mean())
-        for rate in RATES
-    }  # fmt: skip
-    best = max(tried, key=lambda rate: tried[rate])
+    tried: dict[int, float] = {}
+    best = FIRST
+    while untried := {best - 1, best, best + 1} & set(range(len(RATES))) - set(tried):
+        for at in sorted(untried):
+            tried[at] = float(prune_train(
+                module, LAYER, remove, samples, held, epochs=min(tuned, 1.0), rate=RATES[at], seed=seed, looks=()
+            ).right["end"].mean())  # fmt: skip
+        best = max(tried, key=lambda at: tried[at])
     found = prune_train(
-        module, LAYER, remove, samples, test, epochs=epochs, rate=best, seed=seed,
+        module, LAYER, remove, samples, test, epochs=epochs, rate=RATES[best], seed=seed,
         looks=tuple(look * remove // vgg.FILTERS for look in LOOKS),
     )  # fmt: skip
-    dense = prune_train(module, LAYER, 0, samples, test, epochs=0.0, rate=best, seed=seed, looks=()).right["end"]
-    drops = {name: 100 * float(dense.mean() - right.mean()) for name, right in found.right.items()}
-    tries = {f"{rate:g}": right for rate, right in tried.items()}
-    return {"rate": best, "tried": tries, "epochs": found.epochs, "seconds": found.seconds, "drops": drops}
+    dense = prune_train(module, LAYER, 0, samples, test, epochs=0.0, rate=RATES[best], seed=seed, looks=()).right["end"]
+    changes = {name: 100 * (dense.astype(float) - right) for name, right in found.right.items()}
+    return {
+        "rate": RATES[best],
+        "tried": {f"{RATES[at]:g}": tried[at] for at in sorted(tried)},
+        "epochs": found.epochs,
+        "seconds": found.seconds,
+        "drops": {name: float(change.mean()) for name, change in changes.items()},
+        "intervals": {name: float(1.96 * change.std(ddof=1) / len(change) ** 0.5) for name, change in changes.items()},
+    }
 
 
 def picture(ours: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> Figure:
