@@ -77,10 +77,12 @@ def findings(
 
     claims = [
         claim("end_drop", "points", 1.0, [one["end_drop"] for one in ours]),
-        claim("worst_state_drop", "points", 1.2, [max(s["drop"] for s in one["states"]) for one in ours]),
+        # The end was asked on all test images, the states on fewer.
+        claim("worst_state_drop", "points", 1.2,
+              [max(one["end_drop"], *(state["drop"] for state in one["states"])) for one in ours]),
         claim("bytes_written_ratio", "of dense weights", 0.006, [one["bytes_ratio"] for one in ours]),
         claim("epoch_equivalents_of_the_whole_tour", "epochs", 1.0, [one["epoch_equivalents"] for one in ours]),
-    ]
+    ]  # fmt: skip
     told: dict[str, dict[str, Any]] = {name: {"runs": found} for name, found in rivals.items()}
     told[FULL_WIDTH]["end_drop"] = [one["drops"]["end"] for one in rivals[FULL_WIDTH]]
     told[FULL_WIDTH]["worst_state_drop"] = [max(one["drops"].values()) for one in rivals[FULL_WIDTH]]
@@ -92,7 +94,8 @@ def measure(seed: int, setting: vgg.Setting, tag: str) -> dict[str, Any]:
     bundle, facts = vgg.plan(seed, setting)
     name = f"fig2ab-ours-{setting.width}-seed{seed}{tag}"
     found = kept(name, (setting, facts), vgg.network(seed, setting), partial(walk, seed, setting, bundle))
-    return {"seed": seed, "epoch_equivalents": facts["epoch_equivalents"], "planning": facts, **found}
+    planning = {key: value for key, value in facts.items() if key != "peak_gib"}  # figure 2D's claim
+    return {"seed": seed, "epoch_equivalents": facts["epoch_equivalents"], "planning": planning, **found}
 
 
 def walk(seed: int, setting: vgg.Setting, bundle: Bundle) -> dict[str, Any]:

@@ -171,7 +171,9 @@ def findings(seeds: list[int], per_seed: list[dict[str, Any]]) -> Findings:
         return Claim(name, max(values), unit, "<=", bar, values)
 
     def worst(one: dict[str, Any], name: str) -> float:
-        return max(state["drop"] for state in one["tours"][name])
+        # Modes were asked on all test images, which tells more than the states' fewer images do.
+        modes = [mode["drop"] for mode in one["modes"].values()] if name == "planned" else []
+        return max([*modes, *(state["drop"] for state in one["tours"][name])])
 
     claims = [
         claim("worst_state_drop", "points", 1.2, [worst(one, "planned") for one in per_seed]),
