@@ -9,7 +9,7 @@ rows out and back; on a search path its snapshots too, those just after pruning 
 
 The learning rate of each kind of end is tuned for each sparsity, the same three rates for all: the one with the least
 worst drop written once (where that is not asked for, with the best end), on the selection images of a network that is
-not measured. The test images are read for the figures alone.
+not measured; that is charged to none of them. The test images are read for the figures alone.
 """
 
 from __future__ import annotations
