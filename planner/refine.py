@@ -1,9 +1,9 @@
 """Network-level refinement: a compensated configuration is trained towards the dense network's outputs.
 
 The refits of `planner.endpoint_search` match one layer at a time. What is left, the layers make up for together: the
-physically smaller network is trained on the squared distance of its outputs from the dense network's, on unlabelled
-inputs. Its divergence on inputs it is not trained on decides when to stop, and what is kept; a refinement that never
-lowers it returns the configuration it began with.
+physically smaller network is trained on the squared distance of its outputs from the dense network's, on inputs that
+need no labels; where there are some, they may count too. Its divergence on inputs it is not trained on decides when to
+stop, and what is kept; a refinement that never lowers it returns the configuration it began with.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from device_profiles.errors import GeoshiftError
@@ -46,6 +47,7 @@ class Settings:
         approached: Samples to train on before that, in passes over the inputs given, until the layers behind read what
             they read in the dense network; see `planner.approach`. 0 for none.
         approach_rate: Highest learning rate of this.
+        label_weight: What the cross-entropy of labels counts for beside the squared distance, where there are labels.
         seed: Seed of order and augmentation.
     """
 
@@ -57,6 +59,7 @@ class Settings:
     shift: int | None = None
     approached: float = 0.0
     approach_rate: float = 3e-3
+    label_weight: float = 0.0
     seed: int = 0
 
 
@@ -85,6 +88,7 @@ def refine(
     selection: Tensor,
     settings: Settings | None = None,
     *,
+    labels: Tensor | None = None,
     layers: Collection[str] | None = None,
     cost: CostMeter | None = None,
     step: Callable[[str], None] | None = None,
@@ -100,15 +104,21 @@ def refine(
         inputs: Inputs to train on, float32 [N, ...].
         selection: Inputs to stop by, float32 [M, ...], none of those above.
         settings: How.
+        labels: Right classes of the inputs to train on, int64 [N]; needed where `Settings.label_weight` is not 0.
         layers: Names of the layers to train.
         cost: Counts what is spent: training, the dense network's outputs, checks. A sample passed through the smaller
             network counts like one through the dense network.
         step: Called with a line at each check.
 
     Raises:
-        RefineError: The configuration lacks nothing, or the outputs became infinite.
+        RefineError: The configuration lacks nothing, labels are wanted and missing, or the outputs became infinite.
     """
     how = settings or Settings()
+    if how.label_weight and (labels is None or len(labels) != len(inputs)):
+        found = "none" if labels is None else f"{len(labels)}"
+        raise RefineError(
+            f"labels: found {found}, expected one for each of {len(inputs)} inputs, or a label_weight of 0"
+        )
     chosen = {*end.removed, *end.refits} if layers is None else {*layers}
     trained = [layer for layer in network.layers if layer.name in chosen]
     if not trained:
@@ -127,7 +137,9 @@ def refine(
     if how.approached and behind:
         steps = max(1, round(how.approached * len(inputs) / how.batch))
         batches = _batches(inputs, how, steps)
-        approach(network, module, moving, behind, batches, steps, rate=how.approach_rate, cost=meter)
+        approach(
+            network, module, moving, behind, (batch for batch, _ in batches), steps, rate=how.approach_rate, cost=meter
+        )
         divergence.append(_distance(_outputs(module, selection, meter), target))
         samples.append(0)
         if divergence[1] < divergence[0]:
@@ -135,12 +147,15 @@ def refine(
     steps = max(1, round(how.passes * len(inputs) / how.batch))
     every = max(1, steps // how.checks)
     optimiser = torch.optim.Adam(moving, how.rate)
-    for count, batch in enumerate(_batches(inputs, how, steps), start=1):
+    for count, (batch, places) in enumerate(_batches(inputs, how, steps), start=1):
         for group in optimiser.param_groups:
             group["lr"] = how.rate * min(10 * count / steps, 1.0) * (1 - (count - 1) / steps)
         with torch.no_grad():
             wanted = network.module(batch)
-        loss = (module(batch) - wanted).square().sum(1).mean()
+        outputs = module(batch)
+        loss = (outputs - wanted).square().sum(1).mean()
+        if labels is not None and how.label_weight:
+            loss = loss + how.label_weight * F.cross_entropy(outputs, labels[places])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -171,17 +186,18 @@ def refine(
     return Refined(replace(end, tensors=tensors), tuple(divergence), tuple(samples), kept)
 
 
-def _batches(inputs: Tensor, how: Settings, steps: int) -> Iterator[Tensor]:
-    """Batches in random order, pass after pass."""
+def _batches(inputs: Tensor, how: Settings, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches in random order, pass after pass, and the places of their inputs."""
     generator = torch.Generator().manual_seed(how.seed)
     order = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         while len(order) < how.batch:
             order = torch.cat([order, torch.randperm(len(inputs), generator=generator)])
-        batch, order = inputs[order[: how.batch]], order[how.batch :]
+        places, order = order[: how.batch], order[how.batch :]
+        batch = inputs[places]
         if how.shift is not None:
             batch = augmentation.mirrored(augmentation.shifted(batch, how.shift, generator), generator)
-        yield batch
+        yield batch, places
 
 
 def _outputs(module: nn.Module, inputs: Tensor, cost: CostMeter) -> Tensor:

@@ -81,6 +81,27 @@ def test_a_refinement_that_harms_is_dropped(network, end, data):
     assert len(found.divergence) == 3
 
 
+def test_labels_count_where_they_are_asked_to(network, end, data, digits):
+    labels = torch.from_numpy(digits.train_y[:800])
+    settings = Settings(passes=6, rate=1e-3)
+    alone, unused, used = (
+        refine(network, end, *data, settings if not weight else Settings(passes=6, rate=1e-3, label_weight=weight),
+               labels=labels if weight is not None else None)
+        for weight in (None, 0.0, 5.0)
+    )  # fmt: skip
+    assert all(torch.equal(alone.end.tensors[name], unused.end.tensors[name]) for name in end.tensors)
+
+    def loss(found):
+        with torch.no_grad():
+            outputs = torch.func.functional_call(network.module, dict(found.end.tensors), (data[0],))
+        return float(torch.nn.functional.cross_entropy(outputs, labels))
+
+    assert loss(used) < 0.95 * loss(alone)
+    for wrong in (None, labels[:-1]):
+        with pytest.raises(RefineError, match="expected one for each of 800 inputs"):
+            refine(network, end, *data, Settings(label_weight=1.0), labels=wrong)
+
+
 def test_nothing_to_refine_is_refused(network, data):
     dense = EndPointSearch(network, data[0][:200], data[1][:100], CostMeter()).build("C1", {})
     with pytest.raises(RefineError, match=r"mode 'C1': found no layer that differs"):
