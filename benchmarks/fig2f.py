@@ -160,6 +160,9 @@ def measure(pair: Pair, mnist: Task, fashion: Task) -> dict[str, Any]:
         place = len(points) - 1
         if name == "strict":
             place = furthest(selection, STRICT_LEAST)
+            picking = CostMeter()
+            picking.forward(len(points) * len(mnist.selection[0]))
+            spent += picking.epoch_equivalents(mnist.size)
         elif name not in ("surrogate", "surrogate alone", "real Fashion images"):
             # Rivals are shown at their best: the point of the path that the test images themselves would pick.
             place = -1
