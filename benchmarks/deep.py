@@ -236,7 +236,7 @@ def paths(
     evaluator = Evaluator(Session(live, constants), samples)
     found: dict[str, Any] = {}
     first, last = (evaluator.at(table, states[name]) for name in ("C1", "deep"))
-    lower = min(first.accuracy, last.accuracy)
+    lower = min(first, last, key=lambda answers: answers.accuracy)
     for name, strategy in STRATEGIES.items():
         path = strategy(table, states["C1"], states["deep"])
         chunks, known = path.chunks, path.table(table)
@@ -253,7 +253,9 @@ def paths(
             "at": [float(written[place] / written[-1]) for place in (0, *inner, len(chunks))],
             "accuracies": [answers.accuracy for answers in along],
             "torn": [answers.accuracy for answers in torn],
-            "below_lower_end": 100 * (lower - worst.accuracy),
+            # From counts: a difference of two fractions may be a rounding above what it is.
+            "below_lower_end": 100 * (int(lower.right.sum()) - int(worst.right.sum())) / len(samples),
+            "below_lower_end_paired": paired(lower, worst),
             "below_c1": paired(first, worst),
             "divergence": [answers.distance(first) for answers in along],
             "bytes_written": chunks.total_bytes(known),
