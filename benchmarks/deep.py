@@ -7,9 +7,8 @@ the output first. Units and stopping are decided on training images; the test im
 
 The rival is torch-pruning's magnitude pruning to the same number of multiply-accumulates, fine-tuned on labels at a
 budget no smaller than ours, over all layers or by equal shares of each, whichever is better, and at a learning rate
-whose neighbours are worse. Seeds are those of planning; each
-network is trained once. ``GEOSHIFT_VGG11`` names VGG-11's checkpoint (86.79 % on the test images). Finished parts are
-kept in the cache, so that a run that was stopped goes on.
+whose neighbours are worse. Seeds are those of planning; each network is trained once. ``GEOSHIFT_VGG11`` names VGG-11's
+checkpoint (86.79 % on the test images). Finished parts are kept in the cache, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
