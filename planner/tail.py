@@ -228,6 +228,8 @@ class Tail:
                     continue
                 raise CannotBound(f"operation {word_of(node)!r} behind layer {self.layer}: makes no tensor")
             kind = self.kind(node) if bounded else self._kind(node)
+            if any(shape_of(one)[:1] != shape_of(node)[:1] for one in varies if is_tensor(one)):
+                raise CannotBound(f"operation {word_of(node)!r} behind layer {self.layer}: mixes samples")
             flow = None
             if kind not in ("layer", "sum", "difference", "join", "other") and (before := flows[varies[0]]) is not None:
                 inner = self.modules[str(node.target)] if node.op == "call_module" else None

@@ -418,6 +418,12 @@ def test_what_cannot_be_bounded_is_searched_all_the_same(kind):
     assert (searched - least).median() < ROUNDING
 
 
+def test_a_network_that_mixes_samples_is_not_searched_either():
+    net, inputs = network(Centred, 6)
+    with pytest.raises(CannotBound, match="'mean' behind layer a: mixes samples"):
+        Tail(net, "a", written(net, "a", [0]).before, inputs, bounded=False)
+
+
 def test_without_a_bound_a_certificate_says_what_the_search_left(plan, samples, certificate):
     net, table, states, chunks = plan
     few = samples.take(40)
